@@ -1,0 +1,99 @@
+"""Every error that vmfence raises on purpose: fields first, text made from them.
+
+Light module (loaded by the fence agent): no imports.  Each class carries the exit code of the command line
+(DESIGN: 0 done, 1 failed, 2 usage, 3 not permitted, 4 could not reach what it needs); the agent has its own.
+"""
+
+from __future__ import annotations
+
+
+class VmfenceError(Exception):
+    """Parent of all our errors.
+
+    *what* went wrong, *why*, and the *remedy*: what the user can do.  Any part but the first may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, why: str = "", remedy: str = "") -> None:
+        self.what, self.why, self.remedy = what, why, remedy
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        parts = (part.rstrip(".") for part in (self.what, self.why, self.remedy) if part)
+        return ". ".join(parts) + "."
+
+
+class UsageError(VmfenceError):
+    """The command line or the standard input asks for something that makes no sense."""
+
+    exit_code = 2
+
+
+class KeyFileError(VmfenceError):
+    """A shared key is missing, unreadable, too short, or readable by everybody."""
+
+
+class PacketError(VmfenceError):
+    """Bytes from the network do not follow the protocol."""
+
+
+class SignatureError(VmfenceError):
+    """A packet is not signed as required: wrong key, or a weaker hash than asked for."""
+
+
+class AuthenticationError(VmfenceError):
+    """A challenge was not answered as it must be."""
+
+
+class DeadlineExceeded(VmfenceError):
+    """The time allowed for a step or a request is over."""
+
+    exit_code = 4
+
+
+class PolicyDenied(VmfenceError):
+    """The access rules do not allow this origin to act on this guest."""
+
+    exit_code = 3
+
+
+class BackendError(VmfenceError):
+    """The hypervisor refused or failed."""
+
+
+class GuestNotFound(BackendError):
+    """No hypervisor that we asked knows this guest.  Never means that it is off."""
+
+
+class Unreachable(BackendError):
+    """A hypervisor cannot be asked, so nothing is known."""
+
+    exit_code = 4
+
+
+class Unconfirmed(BackendError):
+    """The action was carried out, but the state read back is not the one asked for."""
+
+
+class ListenError(VmfenceError):
+    """A socket cannot be opened: address, port or interface."""
+
+
+class ConfigError(VmfenceError):
+    """A fault in a configuration file.
+
+    *path* and *line* (from 1; 0: the file as a whole) tell where.
+    """
+
+    def __init__(self, path: str, line: int, what: str, remedy: str = "") -> None:
+        self.path, self.line = path, line
+        super().__init__(f"{path}:{line}: {what}" if line else f"{path}: {what}", remedy=remedy)
+
+
+class ConfigErrors(VmfenceError):
+    """All faults found in one configuration file, in file order; never empty."""
+
+    def __init__(self, faults: tuple[ConfigError, ...]) -> None:
+        self.faults = faults
+        super().__init__("; ".join(str(fault).rstrip(".") for fault in faults))
