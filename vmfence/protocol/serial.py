@@ -1,0 +1,97 @@
+"""The frames of the serial and vmchannel transports: no signature, no challenge; the channel itself is the identity.
+
+Pure and light (loaded by the fence agent: standard library only).  Source: the captured bytes in tests/vectors
+(fence_virt and fence_virtd 4.12.1).  The magic reads the same in either byte order; anything before it is noise.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from vmfence.errors import PacketError
+from vmfence.protocol.reply import Code, Record, encode_list
+from vmfence.protocol.request import DOMAIN_BYTES_MAX, Request
+
+MAGIC = b"abba"
+_REQUEST = struct.Struct("<4sBB64sI")
+REQUEST_BYTES = _REQUEST.size
+RESPONSE_BYTES = 5
+
+
+def encode_request(request: Request) -> bytes:
+    """Return the 74 bytes of *request*.  Raises PacketError for a name of more than 63 bytes."""
+    if len(request.domain) > DOMAIN_BYTES_MAX:
+        raise PacketError("the guest's name is too long", f"{len(request.domain)} bytes, the wire takes 63", "use its UUID")
+    return _REQUEST.pack(MAGIC, request.action, request.flags, request.domain, request.seqno)
+
+
+def decode_request(frame: bytes) -> Request:
+    """Return the request in 74 bytes.  Raises PacketError for a wrong length or magic, or a name without end."""
+    if len(frame) != REQUEST_BYTES:
+        raise PacketError("frame of a wrong size", f"{len(frame)} bytes instead of {REQUEST_BYTES}")
+    magic, action, flags, domain, seqno = _REQUEST.unpack(frame)
+    if magic != MAGIC:
+        raise PacketError("frame without magic", magic.hex())
+    name, zero, _ = domain.partition(b"\0")
+    if not zero:
+        raise PacketError("guest name without end", "its 64 bytes hold no zero")
+    return Request(action, name, seqno=seqno, flags=flags)
+
+
+def encode_response(code: int) -> bytes:
+    """Return the 5 bytes of a response."""
+    return MAGIC + bytes((code,))
+
+
+def encode_list_response(records: list[Record]) -> bytes:
+    """Return a whole list: response 253, records, terminator, final response."""
+    return MAGIC + encode_list(records)[:-1] + encode_response(Code.SUCCESS)
+
+
+class FrameReader:
+    """Incremental reader of frames that begin with the magic: *size* bytes each, noise before them skipped.
+
+    Holds less than one frame.
+    """
+
+    __slots__ = ("_buffer", "_size", "skipped")
+
+    def __init__(self, size: int) -> None:
+        self._buffer = b""
+        self._size = size
+        self.skipped = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the frames completed by *data*; *skipped* counts the bytes of noise so far."""
+        self._buffer += data
+        frames: list[bytes] = []
+        while True:
+            self._skip_noise()
+            if len(self._buffer) < self._size or not self._buffer.startswith(MAGIC):
+                return frames
+            frames.append(self._buffer[: self._size])
+            self._buffer = self._buffer[self._size :]
+
+    def reset(self) -> None:
+        """Drop a frame that was begun and not completed in time."""
+        self.skipped += len(self._buffer)
+        self._buffer = b""
+
+    def pending(self) -> bool:
+        """Whether a frame has begun and is not complete."""
+        return bool(self._buffer)
+
+    def take_rest(self) -> bytes:
+        """Return and drop what follows the last frame: host records are read from here on, not frames."""
+        rest, self._buffer = self._buffer, b""
+        return rest
+
+    def _skip_noise(self) -> None:
+        """Drop bytes up to the first that can begin a frame."""
+        for start in range(len(self._buffer)):
+            if MAGIC.startswith(self._buffer[start : start + len(MAGIC)]):
+                break
+        else:
+            start = len(self._buffer)
+        self.skipped += start
+        self._buffer = self._buffer[start:]
