@@ -1,0 +1,20 @@
+"""How asking a host can fail, told apart as far as the wire tells.
+
+Light module (loaded by the fence agent: standard library only).
+"""
+
+from __future__ import annotations
+
+from vmfence.errors import AuthenticationError, DeadlineExceeded
+
+
+class NoAnswer(DeadlineExceeded):
+    """Nobody answered in time."""
+
+
+class HostNotProven(AuthenticationError):
+    """Somebody answered who could not prove the key."""
+
+
+class NotAccepted(AuthenticationError):
+    """The host closed the connection without a result: it did not accept our key, hash or auth."""

@@ -1,0 +1,179 @@
+"""Conversations over connected sockets: several at once, the first that ends with a result wins.
+
+Light module (loaded by the fence agent: standard library only).  A stranger who connects to our call-back port, says
+nothing, or fails our challenge costs that connection, never the request.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import time
+
+from vmfence.client.failures import HostNotProven, NoAnswer, NotAccepted
+from vmfence.errors import AuthenticationError, PacketError, VmfenceError
+from vmfence.protocol.auth import CHALLENGE_BYTES, Hash, Key
+from vmfence.protocol.exchange import ClientExchange, ClientStage
+from vmfence.protocol.reply import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+CONVERSATIONS_MAX = 32
+
+
+class Answer:
+    """What a host answered: *code* (0 to 255), *records* of a list, and *peer*, the host's address."""
+
+    __slots__ = ("code", "peer", "records")
+
+    def __init__(self, code: int, records: list[Record], peer: str) -> None:
+        self.code, self.records, self.peer = code, records, peer
+
+
+class Conversation:
+    """One connection and the exchange on it."""
+
+    __slots__ = ("_exchange", "peer", "sock")
+
+    def __init__(self, sock: socket.socket, peer: str, exchange: ClientExchange) -> None:
+        self.sock, self.peer, self._exchange = sock, peer, exchange
+
+    def begin(self, request: bytes) -> None:
+        """Send *request* and our challenge in one piece.  Raises OSError."""
+        first = request + self._exchange.begin()
+        if first:
+            self.sock.sendall(first)
+
+    def receive(self) -> Answer | None:
+        """Read what has come; return the answer once it is complete.  Raises VmfenceError, OSError."""
+        data = self.sock.recv(65536)
+        if not data:
+            self._raise_ended()
+        try:
+            out = self._exchange.receive(data)
+        except AuthenticationError as error:
+            remedy = "compare the key files' fingerprints and the auth settings of both sides"
+            raise HostNotProven(f"{self.peer} could not prove the key", str(error).rstrip("."), remedy) from error
+        if out:
+            self.sock.sendall(out)
+        if self._exchange.stage is not ClientStage.DONE or self._exchange.code is None:
+            return None
+        return Answer(self._exchange.code, self._exchange.records, self.peer)
+
+    def ended(self, error: OSError | None) -> VmfenceError:
+        """Return what the end of the connection means at this point."""
+        stage = self._exchange.stage
+        if stage is ClientStage.LIST:
+            return PacketError("the list of guests was cut off", f"after {len(self._exchange.records)} guests")
+        reason = f"it closed the connection while we waited for {stage.value}"
+        if error is not None:
+            reason += f" ({error.strerror or error})"
+        remedy = "the host's log says why: another key, a weaker hash than it requires, another auth setting, a repeat"
+        return NotAccepted(f"{self.peer} did not accept our request", reason, remedy)
+
+    def silent(self) -> str:
+        """Return what this connection still waits for."""
+        return f"{self.peer} connected and did not send {self._exchange.stage.value}"
+
+    def _raise_ended(self) -> None:
+        raise self.ended(None)
+
+
+class Waiting:
+    """All conversations of one request; ends at *deadline* (seconds of the monotonic clock)."""
+
+    def __init__(self, key: Key | None, auth: Hash, deadline: float, log: Callable[[str], None]) -> None:
+        self._key, self._auth, self.deadline, self.log = key, auth, deadline, log
+        self._selector = selectors.DefaultSelector()
+        self._conversations: dict[int, Conversation] = {}
+        self._listener: socket.socket | None = None
+        self.failure: VmfenceError | None = None
+
+    def close(self) -> None:
+        """Close every socket."""
+        for conversation in self._conversations.values():
+            conversation.sock.close()
+        if self._listener is not None:
+            self._listener.close()
+        self._selector.close()
+
+    def listen(self, listener: socket.socket) -> None:
+        """Take connections from *listener*, which is closed with the rest."""
+        listener.setblocking(False)
+        self._listener = listener
+        self._selector.register(listener, selectors.EVENT_READ)
+
+    def add(self, sock: socket.socket, peer: str, request: bytes = b"") -> None:
+        """Begin a conversation on the connected *sock*, sending *request* first."""
+        # The few hundred bytes that we ever send fit the buffer of a fresh connection; the limit is for the odd case.
+        sock.settimeout(max(0.05, min(1.0, self.left())))
+        conversation = Conversation(sock, peer, ClientExchange(self._key, self._auth, os.urandom(CHALLENGE_BYTES)))
+        if len(self._conversations) >= CONVERSATIONS_MAX:
+            self._drop(next(iter(self._conversations.values())), NoAnswer("too many connections at our call-back port"))
+        self._conversations[sock.fileno()] = conversation
+        self._selector.register(sock, selectors.EVENT_READ, conversation)
+        try:
+            conversation.begin(request)
+        except OSError as error:
+            self._drop(conversation, conversation.ended(error))
+
+    def left(self) -> float:
+        """Return the seconds left, never below 0."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def run_until(self, moment: float) -> Answer | None:
+        """Serve the conversations until one has the answer, or *moment* (monotonic, at most the deadline) has come.
+
+        Raises the failure of the last conversation when none is left and none can come.
+        """
+        while True:
+            if not self._conversations and self._listener is None:
+                raise self.failure or NoAnswer("no connection")
+            wait = min(moment, self.deadline) - time.monotonic()
+            if wait <= 0:
+                return None
+            for ready, _ in self._selector.select(wait):
+                answer = self._serve(ready.data)
+                if answer is not None:
+                    return answer
+
+    def no_answer(self, what: str, remedy: str) -> VmfenceError:
+        """Return the error of a request whose time is over: the most telling failure that was seen."""
+        if self.failure is not None:
+            return self.failure
+        silent = "; ".join(conversation.silent() for conversation in self._conversations.values())
+        return NoAnswer(what, silent, remedy)
+
+    def _serve(self, conversation: Conversation | None) -> Answer | None:
+        if conversation is None:
+            self._accept()
+            return None
+        try:
+            return conversation.receive()
+        except TimeoutError:
+            return None
+        except OSError as error:
+            self._drop(conversation, conversation.ended(error))
+        except VmfenceError as error:
+            self._drop(conversation, error)
+        return None
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            sock, address = self._listener.accept()
+        except OSError as error:
+            self.log(f"a call-back was lost: {error.strerror}")
+            return
+        self.log(f"{address[0]} calls back")
+        self.add(sock, str(address[0]))
+
+    def _drop(self, conversation: Conversation, why: VmfenceError) -> None:
+        self.log(str(why))
+        self._selector.unregister(conversation.sock)
+        self._conversations.pop(conversation.sock.fileno())
+        conversation.sock.close()
+        self.failure = why
