@@ -62,6 +62,12 @@ class Record:
         """Return the line that ``fence_xvm -o list`` prints: "on" for state 1 alone, as every old caller expects."""
         return f"{self.name:<32} {self.uuid} {'on' if self.state == State.RUNNING else 'off'}"
 
+    def as_dict(self) -> dict[str, object]:
+        """Return name, uuid, state (its libvirt word, or number if unknown) and "on" as in line()."""
+        known = self.state in State._value2member_map_
+        state = State(self.state).name.lower() if known else self.state
+        return {"name": self.name, "uuid": self.uuid, "state": state, "on": self.state == State.RUNNING}
+
 
 def _cut(text: str) -> bytes:
     """Return *text* as at most 63 bytes of UTF-8, never ending inside a character."""

@@ -1,0 +1,73 @@
+"""What a hypervisor backend is: it finds guests, tells their state, and switches them.
+
+A backend never decides who may do what and never answers a client; it carries out one step and raises when it cannot.
+Deadlines are seconds of the monotonic clock.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+from vmfence.protocol.reply import State
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest as it was just read.
+
+    *places* are the numbers of the hypervisors where it runs, or, when it runs nowhere, where it is defined.
+    *moved*: it is shut off here because it was migrated away, so another host may be running it.
+    """
+
+    name: str
+    uuid: str
+    state: State
+    places: tuple[int, ...] = (0,)
+    moved: bool = False
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it is known not to run.  Paused, crashed and dying guests are not off: their process is there."""
+        return self.state is State.SHUT_OFF and not self.moved
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is executing."""
+        return self.state in (State.RUNNING, State.BLOCKED)
+
+
+def is_uuid(text: str) -> bool:
+    """Whether *text* is a UUID in its canonical form of 36 characters; then it never means a name."""
+    return _UUID.fullmatch(text) is not None
+
+
+class Backend(Protocol):
+    """Every method raises BackendError (Unreachable when a hypervisor cannot be asked) before its deadline."""
+
+    async def ping(self, deadline: float) -> None:
+        """Return if every configured hypervisor answers."""
+
+    async def find(self, target: str, deadline: float) -> Guest:
+        """Return the guest with this name (exactly) or UUID.  Raises GuestNotFound only if everybody was asked."""
+
+    async def guests(self, deadline: float) -> list[Guest]:
+        """Return all guests."""
+
+    async def power_off(self, guest: Guest, deadline: float) -> None:
+        """End *guest* at once, wherever it runs.  The state is not read back here."""
+
+    async def power_on(self, guest: Guest, deadline: float) -> None:
+        """Boot *guest* afresh, at the first of its places."""
+
+    async def reset(self, guest: Guest, deadline: float) -> None:
+        """Reset *guest* in place and return when the hypervisor has reported it."""
+
+    def is_busy(self) -> bool:
+        """Whether calls are still running that nobody waits for any more."""
+
+    def close(self) -> None:
+        """Let go of the hypervisors; unfinished calls end by themselves."""

@@ -1,0 +1,37 @@
+"""Hear from the kernel when a network interface comes, goes or changes (rtnetlink(7), RTMGRP_LINK)."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import Callable
+
+_RTMGRP_LINK = 1
+
+
+class LinkWatch:
+    """Calls *changed* after every change; several at once are one call."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0)
+        self._socket.bind((0, _RTMGRP_LINK))
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
+
+    def close(self) -> None:
+        """Stop listening."""
+        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        self._socket.close()
+
+    def _read(self) -> None:
+        # What changed does not matter: the listeners look for themselves, so lost messages cost nothing.
+        while True:
+            try:
+                self._socket.recv(65536)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+        self._changed()

@@ -1,0 +1,333 @@
+"""What all listeners share: from the bytes of a request to one reply, one log line, and nothing else delayed.
+
+A listener hands over a packet and a connected stream; the reception verifies, refuses repeats, drives the exchange,
+asks the service, and writes the reply.  Requests that are not yet authenticated are cheap, few and short-lived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Callable, Protocol
+
+from vmfence.errors import AuthenticationError, PacketError, SignatureError, VmfenceError
+from vmfence.host.rejects import RejectLog
+from vmfence.host.service import Caller, OriginGone, Reply, Service, time_allowed_s
+from vmfence.host.signatures import SignatureMemory
+from vmfence.policy import Origin
+from vmfence.protocol.auth import CHALLENGE_BYTES, Hash, Key, hash_type_of, verify
+from vmfence.protocol.exchange import ChallengeBook, DaemonExchange
+from vmfence.protocol.replay import ReplayWindow, Verdict
+from vmfence.protocol.reply import encode_list
+from vmfence.protocol.request import GUEST_ACTIONS, POWER_ACTIONS, Action, Request, decode
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE_S = 10.0
+WRITE_S = 10.0
+# A client with auth set sends its challenge as soon as it is connected.  A listener without auth looks that long for
+# one, before it acts on a request whose result the client could only misread.
+MISMATCH_LOOK_S = 0.1
+SESSIONS_MAX = 512
+SESSIONS_PER_ORIGIN_MAX = 64
+
+
+@dataclass(frozen=True)
+class KeyEntry:
+    """A key that may sign requests.  *group_key* is its fingerprint when it belongs to a group, else None."""
+
+    key: Key
+    group_key: str | None
+
+
+@dataclass(frozen=True)
+class Security:
+    """What one listener demands: weakest signature, challenge, and the keys to try, the listener's own first."""
+
+    minimum: Hash
+    auth: Hash
+    keys: tuple[KeyEntry, ...]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A request whose signature was found good, the key that made it, and when it came (monotonic seconds)."""
+
+    request: Request
+    entry: KeyEntry
+    received: float
+
+
+@dataclass
+class Admission:
+    """A verified request that is no repeat.  *claim* tells, once its peer is proven, whether it is to be carried out."""
+
+    verified: Verified
+    claim: Callable[[], bool]
+    answered: bool = False
+
+
+class Listener(Protocol):
+    """One place where requests arrive."""
+
+    def where(self) -> str:
+        """Return what it listens to, for the log."""
+
+    async def open(self) -> None:
+        """Begin to listen.  Raises ListenError."""
+
+    async def close(self) -> None:
+        """Stop listening; requests under way go on."""
+
+    def secure(self, security: Security, has_groups: bool) -> None:
+        """Demand *security* from the next request on."""
+
+    def links_changed(self) -> None:
+        """Look at the network interfaces again: one has come, gone, or changed."""
+
+
+def check_packet(packet: bytes, security: Security, now: float) -> Verified:
+    """Return the request in *packet*, verified.  Cheap checks come first.  Raises PacketError, SignatureError."""
+    request = decode(packet)
+    if request.action > Action.LIST:
+        raise PacketError("unknown action", str(request.action))
+    if hash_type_of(packet, security.minimum) is Hash.NONE:
+        return Verified(request, security.keys[0], now)
+    for entry in security.keys:
+        with contextlib.suppress(SignatureError):
+            verify(packet, entry.key, security.minimum)
+            return Verified(request, entry, now)
+    raise SignatureError("wrong key", "the packet is signed with another key", "compare the key files' fingerprints")
+
+
+def printable(text: str) -> str:
+    """Return *text* fit for one line of a log, whatever a client put into it."""
+    return text if text.isprintable() and text else ascii(text)
+
+
+class Reception:
+    """The state that all listeners of a process share."""
+
+    def __init__(self, service: Service, signatures: SignatureMemory) -> None:
+        self.service = service
+        self.signatures = signatures
+        self.is_silent_about_unknown = False
+        self.rejects = RejectLog()
+        self._window = ReplayWindow()
+        self._book = ChallengeBook()
+        self._sessions: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        # The memory is a file: one thread keeps its order and the disk out of the event loop.
+        self._disk = ThreadPoolExecutor(1, "signatures")
+
+    def reject(self, origin: str, error: VmfenceError) -> None:
+        """Count and log a packet or connection that is dropped without an answer."""
+        line = self.rejects.note(origin, error, time.monotonic())
+        if line:
+            log.warning("%s", line)
+
+    def spawn(self, origin: str, work: Callable[[], Awaitable[None]]) -> bool:
+        """Run *work* for a verified packet of *origin*, unless too many are under way; return whether it runs."""
+        if self._sessions[origin] >= SESSIONS_PER_ORIGIN_MAX or len(self._tasks) >= SESSIONS_MAX:
+            self.reject(origin, PacketError("too many requests at once"))
+            return False
+        task = asyncio.ensure_future(self._run(origin, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def drain(self, limit_s: float) -> None:
+        """Wait for the requests under way, at most *limit_s*."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=limit_s)
+
+    def in_flight(self) -> int:
+        """Return how many requests are under way."""
+        return len(self._tasks)
+
+    async def expire_signatures(self, key_ids: set[str]) -> None:
+        """Let the memory of signatures forget what it may."""
+        await asyncio.get_running_loop().run_in_executor(self._disk, self.signatures.expire, key_ids, time.time())
+
+    def close(self) -> None:
+        """Close the memory of signatures."""
+        self._disk.shutdown(wait=True)
+        self.signatures.close()
+
+    @contextlib.asynccontextmanager
+    async def admitted(self, verified: Verified, origin: str) -> AsyncIterator[Admission]:
+        """Enter a verified request; the block notes in its admission that it was answered.
+
+        Raises SignatureError for a recording played back, Ignored for a repeat of one in flight or just answered and
+        for a guest that only other hosts may know.  Left unanswered, the request is forgotten, so that an honest
+        repeat is heard.
+        """
+        request = verified.request
+        await self._refuse_recording(verified)
+        verdict = self._window.admit(request, origin, time.monotonic())
+        if verdict is not Verdict.NEW:
+            raise Ignored(verdict.value)
+        admission = Admission(verified, lambda: self._window.claim(request, origin))
+        try:
+            await self._ignore_unknown(verified)
+            yield admission
+        finally:
+            if admission.answered:
+                self._window.done(request, origin, time.monotonic())
+            else:
+                self._window.forget(request, origin)
+
+    async def converse(
+        self,
+        admission: Admission,
+        security: Security,
+        origin: Origin,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        """Authenticate the peer on the stream, carry out its request, and answer.
+
+        Raises AuthenticationError, OSError; Ignored when another copy of the request got there first.
+        """
+        verified = admission.verified
+        exchange = DaemonExchange(verified.entry.key, security.auth, os.urandom(CHALLENGE_BYTES), self._book)
+        try:
+            await asyncio.wait_for(_authenticate(exchange, reader, writer), HANDSHAKE_S)
+        except asyncio.TimeoutError:
+            raise AuthenticationError("no proof of the key", f"the client did not send {exchange.waits_for()}") from None
+        if not admission.claim():
+            raise Ignored("another copy is being carried out")
+        watch = asyncio.ensure_future(_read_to_end(reader))
+        try:
+            caller = Caller(origin, verified.entry.group_key, watch.done)
+            admission.answered = await self._answer(verified, caller, writer)
+        finally:
+            watch.cancel()
+
+    async def _answer(self, verified: Verified, caller: Caller, writer: asyncio.StreamWriter) -> bool:
+        deadline = verified.received + time_allowed_s(verified.request.action)
+        try:
+            reply = await self.service.handle(verified.request, caller, deadline)
+        except OriginGone as error:
+            _log_request(verified, caller.origin, "dropped", str(error))
+            return False
+        trouble = await _send(reply, writer)
+        _log_request(verified, caller.origin, reply.result, "; ".join(filter(None, (reply.detail, trouble))))
+        return True
+
+    async def _ignore_unknown(self, verified: Verified) -> None:
+        """Raise Ignored for a guest that nobody knows here, if other hosts hear the same requests."""
+        request = verified.request
+        if not self.is_silent_about_unknown or request.action not in GUEST_ACTIONS:
+            return
+        if not await self.service.knows(request.target, verified.received + time_allowed_s(request.action)):
+            log.info("request action=%s guest=%s ignored: unknown here", request.action_name(), printable(request.target))
+            raise Ignored("unknown guest")
+
+    async def _run(self, origin: str, work: Callable[[], Awaitable[None]]) -> None:
+        with self._counted(origin):
+            try:
+                await work()
+            except Ignored:
+                pass
+            except VmfenceError as error:
+                self.reject(origin, error)
+            except OSError as error:
+                self.reject(origin, PacketError("the connection broke", error.strerror or str(error)))
+            except Exception:
+                # The process keeps serving: a defect of ours fails one request, aloud.
+                log.exception("request from %s failed", origin)
+
+    @contextlib.contextmanager
+    def _counted(self, origin: str) -> Iterator[None]:
+        self._sessions[origin] += 1
+        try:
+            yield
+        finally:
+            self._sessions[origin] -= 1
+            if not self._sessions[origin]:
+                del self._sessions[origin]
+
+    async def _refuse_recording(self, verified: Verified) -> None:
+        request = verified.request
+        if request.hash_type == Hash.NONE:
+            return
+        is_new = await asyncio.get_running_loop().run_in_executor(
+            self._disk,
+            self.signatures.accept,
+            request.signature,
+            verified.entry.key.fingerprint(),
+            request.action in POWER_ACTIONS,
+            time.time(),
+        )
+        if not is_new:
+            raise SignatureError("repeated packet", "these very bytes were accepted before", "a recording played back?")
+
+
+class Ignored(VmfenceError):
+    """A request that is honest and not to be answered: a repeat, or another host's."""
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    """Close the connection once what was written has left; a peer that does not read is not waited for without end."""
+    writer.close()
+    try:
+        await asyncio.wait_for(writer.wait_closed(), WRITE_S)
+    except (asyncio.TimeoutError, OSError):
+        writer.transport.abort()
+
+
+async def _authenticate(exchange: DaemonExchange, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    if exchange.proven:
+        with contextlib.suppress(asyncio.TimeoutError):
+            data = await asyncio.wait_for(reader.read(CHALLENGE_BYTES), MISMATCH_LOOK_S)
+            exchange.receive(data)
+            raise AuthenticationError("the client closed the connection", "before it had an answer")
+        return
+    while not exchange.proven:
+        data = await reader.read(4096)
+        if not data:
+            raise AuthenticationError("the client closed the connection", f"instead of sending {exchange.waits_for()}")
+        out = exchange.receive(data)
+        if out:
+            writer.write(out)
+            await writer.drain()
+
+
+async def _read_to_end(reader: asyncio.StreamReader) -> None:
+    """Return when the peer has closed; what it still sends is dropped."""
+    with contextlib.suppress(OSError):
+        while await reader.read(4096):
+            pass
+
+
+async def _send(reply: Reply, writer: asyncio.StreamWriter) -> str:
+    """Write *reply*; return what went wrong, or nothing."""
+    data = bytes((reply.code,)) if reply.records is None else encode_list(list(reply.records))
+    try:
+        writer.write(data)
+        await asyncio.wait_for(writer.drain(), WRITE_S)
+    except asyncio.TimeoutError:
+        writer.transport.abort()
+        return "the client did not read the answer"
+    except OSError as error:
+        return f"the answer was lost: {error.strerror or error}"
+    return ""
+
+
+def _log_request(verified: Verified, origin: Origin, result: str, detail: str) -> None:
+    """Write the one line of a request."""
+    request = verified.request
+    ms = (time.monotonic() - verified.received) * 1000
+    level = logging.INFO if result in ("ok", "off") else logging.WARNING
+    target = printable(request.target) if request.target else "-"
+    who = origin.address or origin.guest_uuid or origin.cid
+    line = f"request action={request.action_name()} guest={target} origin={who} via={origin.kind} result={result} ms={ms:.0f}"
+    log.log(level, "%s", f"{line} {printable(detail)}" if detail else line)
