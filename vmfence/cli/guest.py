@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
-from vmfence.client.ask import Transport
 from vmfence.guest import guests
-from vmfence.protocol.auth import Hash
 
-_HASHES = click.Choice([str(kind) for kind in Hash], case_sensitive=False)
+_HASHES = click.Choice(guests.HASH_NAMES, case_sensitive=False)
 
 
 @click.group()
@@ -19,31 +18,18 @@ def guest() -> None:
 
 
 @guest.command("list")
-@click.option("-a", "--multicast-address", metavar="ADDRESS", default="", help="Group to ask (225.0.0.12, or ff05::3:1).")
-@click.option("-i", "--ip-family", type=click.Choice(["auto", "ipv4", "ipv6"]), default="auto", show_default=True)
+@click.option("-a", "--multicast-address", "address", metavar="ADDRESS", default="", help="Group to ask (225.0.0.12, or ff05::3:1).")
+@click.option("-i", "--ip-family", "family", type=click.Choice(["auto", "ipv4", "ipv6"]), default="auto", show_default=True)
 @click.option("-T", "--ipaddr", metavar="ADDRESS", help="Ask the daemon at this address by TCP instead.")
-@click.option("-p", "--ipport", type=click.IntRange(1, 65535), default=1229, show_default=True)
+@click.option("-p", "--ipport", "port", type=click.IntRange(1, 65535), default=1229, show_default=True)
 @click.option("-k", "--key-file", metavar="FILE", default="/etc/cluster/fence_xvm.key", show_default=True)
 @click.option("-c", "--hash", "hash_name", type=_HASHES, default="sha256", show_default=True, help="Hash of the signature.")
-@click.option("-C", "--auth", type=_HASHES, default="sha256", show_default=True, help="Hash of the challenges.")
-@click.option("-t", "--timeout", type=click.FloatRange(0, 86400, min_open=True), default=15, show_default=True, metavar="S")
+@click.option("-C", "--auth", "auth_name", type=_HASHES, default="sha256", show_default=True, help="Hash of the challenges.")
+@click.option("-t", "--timeout", "timeout_s", type=click.FloatRange(0, 86400, min_open=True), default=15, show_default=True, metavar="S")
 @click.option("--json", "as_json", is_flag=True, help="As JSON: name, uuid, state, on.")
-def list_guests(
-    multicast_address: str,
-    ip_family: str,
-    ipaddr: str | None,
-    ipport: int,
-    key_file: str,
-    hash_name: str,
-    auth: str,
-    timeout: float,
-    as_json: bool,
-) -> None:
+def list_guests(as_json: bool, **inquiry: Any) -> None:
     """Show the guests that this machine may see: name, UUID, on or off, as fence_xvm -o list."""
-    transport = Transport("multicast", address=multicast_address, port=ipport, family=ip_family)
-    if ipaddr is not None:
-        transport = Transport("tcp", address=ipaddr, port=ipport)
-    found = guests.list_guests(transport, key_file, Hash.named(hash_name), Hash.named(auth), timeout)
+    found = guests.list_guests(guests.Inquiry(**inquiry))
     if as_json:
         click.echo(json.dumps([record.as_dict() for record in found], indent=2, ensure_ascii=True))
         return

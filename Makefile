@@ -1,0 +1,34 @@
+# make demo: see it work.  make test: everything.  Both install what they need; see README.md.
+PYTHON ?= python3
+VENV := .venv
+BUILD_PACKAGES := gcc libvirt-dev pkg-config python3-dev python3-venv
+TEST_PACKAGES := $(BUILD_PACKAGES) fence-virt fence-virtd iproute2 libvirt-clients libvirt-daemon-system mandoc nftables \
+	pacemaker-cli-utils pcs qemu-system-x86
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/.host
+	$(VENV)/bin/vmfence demo
+
+test: $(VENV)/.test
+	contrib/install-packages $(TEST_PACKAGES)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+bench: $(VENV)/.test
+	contrib/install-packages $(TEST_PACKAGES)
+	$(VENV)/bin/python -m contrib.bench
+
+$(VENV)/bin/python:
+	contrib/install-packages $(BUILD_PACKAGES)
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.host: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --editable '.[host]'
+	touch $@
+
+$(VENV)/.test: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --editable '.[host,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

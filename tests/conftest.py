@@ -1,0 +1,52 @@
+"""What all tests share: real parts, made once a worker, and the rule that nothing is skipped where all must be there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab import requirements
+from lab.hypervisor import Hypervisor
+from lab.net import Bridge
+from lab.ours import CommandLine
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Turn a skip into a failure when VMFENCE_NOTHING_SKIPPED is set: there a missing real part is a defect."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.skipped and os.environ.get("VMFENCE_NOTHING_SKIPPED"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be: {report.longrepr}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests of real parts where one of those is missing, naming it."""
+    if item.get_closest_marker("system") and (missing := requirements.missing()):
+        pytest.skip(f"needs {', '.join(missing)}")
+
+
+@pytest.fixture(scope="session")
+def vmfence() -> CommandLine:
+    """The installed command line."""
+    return CommandLine(Path(sys.executable).parent)
+
+
+@pytest.fixture(scope="session")
+def bridge() -> Iterator[Bridge]:
+    """A host and two guests on a bridge.  Tests that take the bridge apart make their own."""
+    with Bridge(guests=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def hypervisor(tmp_path_factory: pytest.TempPathFactory, bridge: Bridge) -> Iterator[Hypervisor]:
+    """A libvirtd of our own, in the bridge's host namespace.  Tests that stop it make their own."""
+    with Hypervisor(tmp_path_factory.mktemp("libvirt"), bridge.host) as made:
+        yield made
