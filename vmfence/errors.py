@@ -21,7 +21,8 @@ class VmfenceError(Exception):
 
     def __str__(self) -> str:
         parts = (part.rstrip(".") for part in (self.what, self.why, self.remedy) if part)
-        return ". ".join(parts) + "."
+        text = ". ".join(parts)
+        return text if text.endswith("?") else f"{text}."
 
 
 class UsageError(VmfenceError):

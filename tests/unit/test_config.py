@@ -124,9 +124,7 @@ def settings(text: str) -> Settings:
 def faults(text: str) -> list[tuple[int, str, str]]:
     with pytest.raises(ConfigErrors) as caught:
         settings(text)
-    return [
-        (fault.line, re.sub("^f(:[0-9]+)?: ", "", fault.what), fault.remedy) for fault in caught.value.faults
-    ]
+    return [(fault.line, re.sub("^f(:[0-9]+)?: ", "", fault.what), fault.remedy) for fault in caught.value.faults]
 
 
 def test_debian_package_file() -> None:
@@ -160,9 +158,7 @@ def test_every_setting() -> None:
     uris = ("qemu:///system", "qemu+ssh://b/system", "xen:///")
     assert found.backend == BackendSettings("cpg", uris, "uuid", 16)
     assert found.groups == (
-        GroupSettings(
-            "web", (Source.parse("10.0.0.0/8"), Source.parse("fe80::1%br0")), ("alpha", "beta"), None, 19
-        ),
+        GroupSettings("web", (Source.parse("10.0.0.0/8"), Source.parse("fe80::1%br0")), ("alpha", "beta"), None, 19),
         GroupSettings("unnamed-2", (), ("44179d3f-0000-4000-8000-00000000000a",), None, 20),
         GroupSettings("db", (Source.parse("3"),), ("gamma",), "/etc/cluster/db.key", 21),
     )
@@ -236,9 +232,7 @@ def bad(key: str, value: str, place: str, reason: str) -> str:
     return f"bad value \"{value}\" of '{key}' in {place}: {reason}"
 
 
-def in_multicast(
-    key: str, value: str, reason: str, remedy: str = ""
-) -> tuple[str, list[tuple[int, str, str]]]:
+def in_multicast(key: str, value: str, reason: str, remedy: str = "") -> tuple[str, list[tuple[int, str, str]]]:
     text = base(f'multicast {{\n{key} = "{value}";\n}}')
     return text, [(5, bad(key, value, "listeners/multicast", reason), remedy)]
 
@@ -403,12 +397,8 @@ FAULTS = {
     "wait_for_backend": in_daemon(
         "wait_for_backend", "5", "must be yes or no", "known here: yes, 1, true, on, no, 0, false, off"
     ),
-    "allow_unauthenticated": in_daemon(
-        "allow_unauthenticated", "yess", "must be yes or no", "did you mean 'yes'?"
-    ),
-    "unknown_guest": in_daemon(
-        "unknown_guest", "ignored", "must be fail or ignore", "did you mean 'ignore'?"
-    ),
+    "allow_unauthenticated": in_daemon("allow_unauthenticated", "yess", "must be yes or no", "did you mean 'yes'?"),
+    "unknown_guest": in_daemon("unknown_guest", "ignored", "must be fail or ignore", "did you mean 'ignore'?"),
     "reboot_method": in_daemon("reboot_method", "cycl", "must be cycle or reset", "did you mean 'cycle'?"),
     "name_mode": in_daemon("name_mode", "names", "must be name or uuid", "did you mean 'name'?"),
     "state_dir": in_daemon("state_dir", "var/lib", "must be an absolute path", "begin it with /"),
@@ -560,9 +550,7 @@ FAULTS = {
         ],
     ),
     "empty groups": (
-        base(
-            rest='groups {\ngroup { }\ngroup = "web" { ip = "3"; }\ngroup { name = "db"; key_file = "/k"; } }'
-        ),
+        base(rest='groups {\ngroup { }\ngroup = "web" { ip = "3"; }\ngroup { name = "db"; key_file = "/k"; } }'),
         [
             (8, "group unnamed-1 allows nothing: it lists no guest", 'add uuid = "name or UUID of a guest";'),
             (9, "group web allows nothing: it lists no guest", 'add uuid = "name or UUID of a guest";'),
@@ -658,9 +646,7 @@ def test_values_in_other_encodings_are_kept() -> None:
 
 
 def test_label_is_fit_to_be_shown() -> None:
-    text = base(rest='groups { group { name = "\udcff\x85"; uuid = "a"; } }').encode(
-        "utf-8", "surrogateescape"
-    )
+    text = base(rest='groups { group { name = "\udcff\x85"; uuid = "a"; } }').encode("utf-8", "surrogateescape")
     groups = read(text, "f").groups
     assert groups is not None
     assert groups[0].label == "\\udcff\\x85"
@@ -712,8 +698,7 @@ def test_load_of_a_missing_file() -> None:
         load("/nonexistent/vmfence.conf")
     assert caught.value.line == 0
     assert str(caught.value) == (
-        "/nonexistent/vmfence.conf: the configuration file does not exist. "
-        "create it with: vmfence host setup."
+        "/nonexistent/vmfence.conf: the configuration file does not exist. create it with: vmfence host setup."
     )
 
 

@@ -104,9 +104,7 @@ groups { group = "a
 b" { ip = "\xff"; uuid=""; } }
 """
 
-words = st.text(
-    st.characters(blacklist_characters=' \t\r\n\ufeff{};="', blacklist_categories=["Cs"]), min_size=1
-)
+words = st.text(st.characters(blacklist_characters=' \t\r\n\ufeff{};="', blacklist_categories=["Cs"]), min_size=1)
 names = words.filter(lambda word: not word.startswith("#"))
 texts = st.text(st.characters(blacklist_characters='"', blacklist_categories=["Cs"]))
 assigns = st.builds(Assign, names, texts)
@@ -191,10 +189,7 @@ def test_every_truncation_ends_in_a_tree_or_a_config_error() -> None:
             assert error.remedy
 
 
-@given(
-    st.binary()
-    | st.lists(st.sampled_from([b"a", b'"', b"{", b"}", b";", b"=", b"\n", b"#", b" "])).map(b"".join)
-)
+@given(st.binary() | st.lists(st.sampled_from([b"a", b'"', b"{", b"}", b";", b"=", b"\n", b"#", b" "])).map(b"".join))
 def test_random_bytes_end_in_a_tree_or_a_config_error(text: bytes) -> None:
     try:
         tree = parse(text, "f")

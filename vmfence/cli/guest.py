@@ -18,14 +18,35 @@ def guest() -> None:
 
 
 @guest.command("list")
-@click.option("-a", "--multicast-address", "address", metavar="ADDRESS", default="", help="Group to ask (225.0.0.12, or ff05::3:1).")
-@click.option("-i", "--ip-family", "family", type=click.Choice(["auto", "ipv4", "ipv6"]), default="auto", show_default=True)
+@click.option(
+    "-a",
+    "--multicast-address",
+    "address",
+    metavar="ADDRESS",
+    default="",
+    help="Group to ask (225.0.0.12, or ff05::3:1).",
+)
+@click.option(
+    "-i", "--ip-family", "family", type=click.Choice(["auto", "ipv4", "ipv6"]), default="auto", show_default=True
+)
 @click.option("-T", "--ipaddr", metavar="ADDRESS", help="Ask the daemon at this address by TCP instead.")
 @click.option("-p", "--ipport", "port", type=click.IntRange(1, 65535), default=1229, show_default=True)
 @click.option("-k", "--key-file", metavar="FILE", default="/etc/cluster/fence_xvm.key", show_default=True)
-@click.option("-c", "--hash", "hash_name", type=_HASHES, default="sha256", show_default=True, help="Hash of the signature.")
-@click.option("-C", "--auth", "auth_name", type=_HASHES, default="sha256", show_default=True, help="Hash of the challenges.")
-@click.option("-t", "--timeout", "timeout_s", type=click.FloatRange(0, 86400, min_open=True), default=15, show_default=True, metavar="S")
+@click.option(
+    "-c", "--hash", "hash_name", type=_HASHES, default="sha256", show_default=True, help="Hash of the signature."
+)
+@click.option(
+    "-C", "--auth", "auth_name", type=_HASHES, default="sha256", show_default=True, help="Hash of the challenges."
+)
+@click.option(
+    "-t",
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, 86400, min_open=True),
+    default=15,
+    show_default=True,
+    metavar="S",
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON: name, uuid, state, on.")
 def list_guests(as_json: bool, **inquiry: Any) -> None:
     """Show the guests that this machine may see: name, UUID, on or off, as fence_xvm -o list."""

@@ -15,7 +15,9 @@ def host() -> None:
 @host.command()
 @click.option("-f", "--config", metavar="FILE", help="Configuration; else /etc/vmfence.conf, /etc/fence_virt.conf.")
 @click.option("-F", "--foreground", is_flag=True, help="Accepted for fence_virtd's sake: always in the foreground.")
-@click.option("-d", "--debug", type=click.IntRange(0, 99), metavar="LEVEL", help="0: one line a request. 1 and up: more.")
+@click.option(
+    "-d", "--debug", type=click.IntRange(0, 99), metavar="LEVEL", help="0: one line a request. 1 and up: more."
+)
 @click.option("-w", "--wait-for-init", is_flag=True, help="Wait until libvirt and the interface are there.")
 @click.option("-p", "--pid-file", metavar="FILE", help="Write the process number there, and allow one daemon for it.")
 def daemon(config: str | None, foreground: bool, debug: int | None, wait_for_init: bool, pid_file: str | None) -> None:

@@ -54,7 +54,11 @@ def callable_addresses(family: int) -> list[LocalAddress]:
     addresses = local_addresses(family)
     if family == socket.AF_INET:
         return addresses
-    return [a for a in addresses if a.packed != bytes(15) + b"\1" and not (a.packed[0] == 0xFE and a.packed[1] & 0xC0 == 0x80)]
+    return [
+        a
+        for a in addresses
+        if a.packed != bytes(15) + b"\1" and not (a.packed[0] == 0xFE and a.packed[1] & 0xC0 == 0x80)
+    ]
 
 
 def _read_reply(data: bytes, family: int, found: list[LocalAddress]) -> bool:

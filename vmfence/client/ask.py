@@ -74,7 +74,9 @@ def ask(
             return direct.ask(request, transport.address, transport.port, key, hash_type, waiting)
     finally:
         waiting.close()
-    raise UsageError(f"transport {transport.kind} is not available in this version", "", "use multicast or tcp (ipaddr)")
+    raise UsageError(
+        f"transport {transport.kind} is not available in this version", "", "use multicast or tcp (ipaddr)"
+    )
 
 
 def _ignore(_: str) -> None:

@@ -13,7 +13,6 @@ import struct
 import time
 
 from vmfence.client.addresses import LocalAddress, callable_addresses
-from vmfence.client.failures import HostNotProven
 from vmfence.client.stream import Answer, Waiting
 from vmfence.errors import ListenError, UsageError
 from vmfence.protocol.auth import Hash, Key, sign
@@ -41,7 +40,14 @@ def family_of(family: str, address: str) -> tuple[int, str]:
 
 
 def ask(
-    request: Request, group: str, family: int, port: int, key: Key | None, hash_type: Hash, retrans_s: float, waiting: Waiting
+    request: Request,
+    group: str,
+    family: int,
+    port: int,
+    key: Key | None,
+    hash_type: Hash,
+    retrans_s: float,
+    waiting: Waiting,
 ) -> Answer:
     """Send *request* to *group* until a host has answered or the time of *waiting* is over.
 
@@ -57,8 +63,6 @@ def ask(
         answer = waiting.run_until(time.monotonic() + retrans_s)
         if answer is not None:
             return answer
-    if isinstance(waiting.failure, HostNotProven):
-        raise waiting.failure
     raise waiting.no_answer(
         "no host answered" if sent else "no host could be asked: nothing could be sent",
         "on the host, see that the daemon runs on the bridge of this guest, has the same key, and UDP "

@@ -51,7 +51,7 @@ class Conversation:
         """Read what has come; return the answer once it is complete.  Raises VmfenceError, OSError."""
         data = self.sock.recv(65536)
         if not data:
-            self._raise_ended()
+            raise self.ended(None)
         try:
             out = self._exchange.receive(data)
         except AuthenticationError as error:
@@ -77,9 +77,6 @@ class Conversation:
     def silent(self) -> str:
         """Return what this connection still waits for."""
         return f"{self.peer} connected and did not send {self._exchange.stage.value}"
-
-    def _raise_ended(self) -> None:
-        raise self.ended(None)
 
 
 class Waiting:

@@ -42,5 +42,7 @@ def list_guests(inquiry: Inquiry) -> list[Record]:
         transport = Transport("tcp", address=inquiry.ipaddr, port=inquiry.port)
     answer = ask(Action.LIST, "", transport, key, hash_type=hash_type, auth=auth, timeout_s=inquiry.timeout_s)
     if answer.code != Code.LIST:
-        raise VmfenceError(f"{answer.peer} sent no list", f"it answered {answer.code}", "see the daemon's log on the host")
+        raise VmfenceError(
+            f"{answer.peer} sent no list", f"it answered {answer.code}", "see the daemon's log on the host"
+        )
     return answer.records

@@ -69,7 +69,9 @@ def make_listener(settings: ListenerSettings, security: Security, policy: Policy
 
 
 def _group_keys(settings: Settings) -> list[Key | None]:
-    return [None if g.key_file is None else Key(_read_key(g.key_file, settings.path, g.line)) for g in settings.groups or ()]
+    return [
+        None if g.key_file is None else Key(_read_key(g.key_file, settings.path, g.line)) for g in settings.groups or ()
+    ]
 
 
 def _security(listener: ListenerSettings, group_entries: tuple[KeyEntry, ...], settings: Settings) -> Security:
@@ -79,7 +81,10 @@ def _security(listener: ListenerSettings, group_entries: tuple[KeyEntry, ...], s
     key = Key(_read_key(listener.key_file, settings.path, listener.line))
     if any(entry.key == key for entry in group_entries):
         raise ConfigError(
-            settings.path, listener.line, f"listener {listener.name} and a group have the same key", "give the group its own"
+            settings.path,
+            listener.line,
+            f"listener {listener.name} and a group have the same key",
+            "give the group its own",
         )
     return Security(listener.hash, listener.auth, (KeyEntry(key, None), *group_entries))
 

@@ -39,6 +39,9 @@ class ServiceManager:
         if not self._address:
             return
         # A service manager that went away must not take the daemon with it.
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender,
+        ):
             sender.setblocking(False)
             sender.sendto(message.encode(), self._address)

@@ -14,7 +14,15 @@ import weakref
 from dataclasses import dataclass
 from typing import Callable
 
-from vmfence.errors import BackendError, DeadlineExceeded, GuestNotFound, PolicyDenied, Unconfirmed, Unreachable, VmfenceError
+from vmfence.errors import (
+    BackendError,
+    DeadlineExceeded,
+    GuestNotFound,
+    PolicyDenied,
+    Unconfirmed,
+    Unreachable,
+    VmfenceError,
+)
 from vmfence.host.backends.base import Backend, Guest
 from vmfence.policy import Origin, Policy
 from vmfence.protocol.reply import Code, Record
@@ -121,7 +129,9 @@ class Service:
 
     async def _list(self, caller: Caller, deadline: float) -> Reply:
         policy = self.rules.policy
-        guests = [g for g in await self.backend.guests(deadline) if policy.shows(caller.origin, caller.key_id, g.name, g.uuid)]
+        guests = [
+            g for g in await self.backend.guests(deadline) if policy.shows(caller.origin, caller.key_id, g.name, g.uuid)
+        ]
         guests.sort(key=lambda guest: guest.name.lower())
         return Reply(Code.LIST, f"{len(guests)} guests", tuple(Record(g.name, g.uuid, g.state) for g in guests))
 
@@ -131,7 +141,9 @@ class Service:
             guest = await self.backend.find(target, deadline)
         except GuestNotFound:
             if not self.rules.policy.mentions(caller.origin, caller.key_id, target):
-                raise PolicyDenied("no group lists this guest for this origin", f"no guest is called {target!r} either") from None
+                raise PolicyDenied(
+                    "no group lists this guest for this origin", f"no guest is called {target!r} either"
+                ) from None
             raise
         self.rules.policy.check(caller.origin, caller.key_id, guest.name, guest.uuid)
         return guest
@@ -145,7 +157,9 @@ class Service:
         try:
             return await asyncio.wait_for(asyncio.shield(answer), max(0.0, deadline - time.monotonic()))
         except asyncio.TimeoutError:
-            raise DeadlineExceeded(f"{action} of {guest.name} was not confirmed in time", "it may still take effect") from None
+            raise DeadlineExceeded(
+                f"{action} of {guest.name} was not confirmed in time", "it may still take effect"
+            ) from None
 
     async def _job(
         self, action: Action, guest: Guest, caller: Caller, deadline: float, answer: asyncio.Future[Reply]
@@ -157,7 +171,9 @@ class Service:
                 if caller.is_gone():
                     raise OriginGone(f"the client left before {action} of {guest.name} began")
                 if time.monotonic() >= deadline:
-                    raise DeadlineExceeded(f"too late to begin {action} of {guest.name}", "earlier actions took too long")
+                    raise DeadlineExceeded(
+                        f"too late to begin {action} of {guest.name}", "earlier actions took too long"
+                    )
                 await self._act(action, guest, deadline, answer)
         except VmfenceError as error:
             _settle(answer, error)
@@ -210,7 +226,9 @@ class Service:
         if now.is_running:
             return
         if not now.is_off and not now.moved:
-            raise BackendError(f"{guest.name} is {now.state.name.lower()}", "on starts guests that are off", "use reboot")
+            raise BackendError(
+                f"{guest.name} is {now.state.name.lower()}", "on starts guests that are off", "use reboot"
+            )
         try:
             await self.backend.power_on(now, deadline)
         except BackendError:
@@ -237,7 +255,9 @@ class Service:
             log.error("%s is off and could not be started again: %s", guest.name, error)
             _settle(answer, Reply(Code.SUCCESS, f"off was confirmed, but the start failed: {error}"))
 
-    async def _wait_for(self, guest: Guest, is_reached: Callable[[Guest], bool], otherwise: str, deadline: float) -> None:
+    async def _wait_for(
+        self, guest: Guest, is_reached: Callable[[Guest], bool], otherwise: str, deadline: float
+    ) -> None:
         """Read *guest*'s state until it is the one wanted.  Raises Unconfirmed at the deadline, GuestNotFound, Unreachable."""
         pause = _POLL_S
         while True:

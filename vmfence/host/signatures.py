@@ -47,7 +47,9 @@ class SignatureMemory:
             self._database = self._open()
         except (OSError, sqlite3.Error) as error:
             raise VmfenceError(
-                f"cannot keep accepted signatures in {folder}", str(error), "set state_dir to a folder that can be written"
+                f"cannot keep accepted signatures in {folder}",
+                str(error),
+                "set state_dir to a folder that can be written",
             ) from error
 
     def _open(self) -> sqlite3.Connection:

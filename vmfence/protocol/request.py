@@ -86,7 +86,9 @@ class Request:
 def encode(request: Request) -> bytes:
     """Return the 176 bytes of *request*, signature as it stands.  Raises PacketError for fields that do not fit."""
     if len(request.domain) > DOMAIN_BYTES_MAX:
-        raise PacketError("the guest's name is too long", f"{len(request.domain)} bytes, the wire takes 63", "use its UUID")
+        raise PacketError(
+            "the guest's name is too long", f"{len(request.domain)} bytes, the wire takes 63", "use its UUID"
+        )
     try:
         return _LAYOUT.pack(
             request.action,

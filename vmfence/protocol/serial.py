@@ -21,7 +21,9 @@ RESPONSE_BYTES = 5
 def encode_request(request: Request) -> bytes:
     """Return the 74 bytes of *request*.  Raises PacketError for a name of more than 63 bytes."""
     if len(request.domain) > DOMAIN_BYTES_MAX:
-        raise PacketError("the guest's name is too long", f"{len(request.domain)} bytes, the wire takes 63", "use its UUID")
+        raise PacketError(
+            "the guest's name is too long", f"{len(request.domain)} bytes, the wire takes 63", "use its UUID"
+        )
     return _REQUEST.pack(MAGIC, request.action, request.flags, request.domain, request.seqno)
 
 

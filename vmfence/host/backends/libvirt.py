@@ -161,7 +161,9 @@ class Hypervisor:
         try:
             connection = libvirt.open(self.uri)
         except libvirt.libvirtError as error:
-            raise Unreachable(f"cannot connect to libvirt at {self.uri}", _text(error), "see that libvirt runs") from error
+            raise Unreachable(
+                f"cannot connect to libvirt at {self.uri}", _text(error), "see that libvirt runs"
+            ) from error
         with contextlib.suppress(libvirt.libvirtError):  # drivers inside this process have no keepalive
             connection.setKeepAlive(_KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT)
         return connection

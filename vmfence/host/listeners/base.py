@@ -201,7 +201,9 @@ class Reception:
         try:
             await asyncio.wait_for(_authenticate(exchange, reader, writer), HANDSHAKE_S)
         except asyncio.TimeoutError:
-            raise AuthenticationError("no proof of the key", f"the client did not send {exchange.waits_for()}") from None
+            raise AuthenticationError(
+                "no proof of the key", f"the client did not send {exchange.waits_for()}"
+            ) from None
         if not admission.claim():
             raise Ignored("another copy is being carried out")
         watch = asyncio.ensure_future(_read_to_end(reader))
@@ -228,7 +230,9 @@ class Reception:
         if not self.is_silent_about_unknown or request.action not in GUEST_ACTIONS:
             return
         if not await self.service.knows(request.target, verified.received + time_allowed_s(request.action)):
-            log.info("request action=%s guest=%s ignored: unknown here", request.action_name(), printable(request.target))
+            log.info(
+                "request action=%s guest=%s ignored: unknown here", request.action_name(), printable(request.target)
+            )
             raise Ignored("unknown guest")
 
     async def _run(self, origin: str, work: Callable[[], Awaitable[None]]) -> None:

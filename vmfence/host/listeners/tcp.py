@@ -68,7 +68,9 @@ class TcpListener:
             self._reception.reject(f"{address} (tcp)", error)
             writer.transport.abort()
         except OSError as error:
-            self._reception.reject(f"{address} (tcp)", PacketError("the connection broke", error.strerror or str(error)))
+            self._reception.reject(
+                f"{address} (tcp)", PacketError("the connection broke", error.strerror or str(error))
+            )
             writer.transport.abort()
         else:
             if not self._reception.spawn(address, lambda: self._serve(verified, address, reader, writer)):

@@ -1,0 +1,395 @@
+"""The settings of the daemon: frozen values, read from a fence_virt.conf and checked as a whole.
+
+Owns what the sections and keys mean, their defaults, and where the file is looked for.  Every fault of a
+file is reported at once, with its line.  Defaults and meanings are those of fence_virtd 4.12.1, except that
+nothing is ignored in silence.  Ours are: several names in ``listener``; allow_unauthenticated,
+unknown_guest, reboot_method and state_dir in ``fence_virtd``; key_file and networks in a group.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass, field
+from typing import Callable, Union
+
+from vmfence.config import values
+from vmfence.config.grammar import FILE_BYTES_MAX, parse
+from vmfence.config.section import Faults, Outline, Part, Shape, outline
+from vmfence.errors import ConfigError
+from vmfence.policy import Source
+from vmfence.protocol.auth import Hash
+
+SEARCH_PATHS = ("/etc/vmfence.conf", "/etc/fence_virt.conf")
+KEY_FILE = "/etc/cluster/fence_xvm.key"
+STATE_DIR = "/var/lib/vmfence"
+PORT = 1229
+MULTICAST_ADDRESSES = {"ipv4": "225.0.0.12", "ipv6": "ff05::3:1"}
+TCP_ADDRESSES = {"ipv4": "127.0.0.1", "ipv6": "::1"}
+LISTENERS = ("multicast", "tcp", "vsock", "serial")
+BACKENDS = ("libvirt", "cpg")
+
+_SETUP = "create it with: vmfence host setup"
+_name_mode = values.choice("name", "uuid")
+_AUTH_KEYS = ("key_file", "hash", "auth")
+_DAEMON_KEYS = (
+    *("listener", "backend", "module_path", "foreground", "wait_for_init", "wait_for_backend"),
+    *("debug", "name_mode"),
+    *("allow_unauthenticated", "unknown_guest", "reboot_method", "state_dir"),
+)
+_LISTENER_SHAPES = {
+    "multicast": Shape((*_AUTH_KEYS, "family", "address", "port", "interface")),
+    "tcp": Shape((*_AUTH_KEYS, "family", "address", "port")),
+    "vsock": Shape((*_AUTH_KEYS, "port")),
+    "serial": Shape(("uri", "path", "mode", "key_file")),
+}
+_BACKEND_SHAPES = {
+    "libvirt": Shape(("uri",), numbered=("uri",)),
+    "cpg": Shape(("uri", "name_mode"), numbered=("uri",)),
+}
+_GROUP_SHAPE = Shape(("name", "ip", "uuid", "key_file"), lists=("ip", "uuid"), many=True)
+FILE_SHAPE = Shape(
+    sections={
+        "fence_virtd": Shape(_DAEMON_KEYS),
+        "listeners": Shape(sections=_LISTENER_SHAPES),
+        "backends": Shape(sections=_BACKEND_SHAPES),
+        "groups": Shape(sections={"group": _GROUP_SHAPE}),
+    }
+)
+
+
+@dataclass(frozen=True)
+class DaemonSettings:
+    """Section fence_virtd, without the names of listeners and backend.
+
+    *unknown_guest* is fail or ignore, *reboot_method* cycle or reset.  *module_path* and *foreground* mean
+    nothing to us; they are accepted because fence_virtd's files have them.
+    """
+
+    debug: int = 0
+    wait_for_init: bool = False
+    allow_unauthenticated: bool = False
+    unknown_guest: str = "fail"
+    reboot_method: str = "cycle"
+    state_dir: str = STATE_DIR
+    module_path: str | None = None
+    foreground: bool = False
+
+
+@dataclass(frozen=True)
+class MulticastSettings:
+    """Listener multicast.  *hash* is the weakest signature accepted, *auth* the hash of the challenges."""
+
+    name: str = "multicast"
+    key_file: str = KEY_FILE
+    hash: Hash = Hash.SHA256
+    auth: Hash = Hash.SHA256
+    family: str = "ipv4"
+    address: str = MULTICAST_ADDRESSES["ipv4"]
+    port: int = PORT
+    interface: str | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class TcpSettings:
+    """Listener tcp.  *address* is a literal of *family* or a host name."""
+
+    name: str = "tcp"
+    key_file: str = KEY_FILE
+    hash: Hash = Hash.SHA256
+    auth: Hash = Hash.SHA256
+    family: str = "ipv4"
+    address: str = TCP_ADDRESSES["ipv4"]
+    port: int = PORT
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class VsockSettings:
+    """Listener vsock."""
+
+    name: str = "vsock"
+    key_file: str = KEY_FILE
+    hash: Hash = Hash.SHA256
+    auth: Hash = Hash.SHA256
+    port: int = PORT
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class SerialSettings:
+    """Listener serial.  *uri* None: libvirt's own default; *path* None: sockets in any directory."""
+
+    name: str = "serial"
+    uri: str | None = None
+    path: str | None = None
+    mode: str = "serial"
+    key_file: str | None = None
+    line: int = 0
+
+
+ListenerSettings = Union[MulticastSettings, TcpSettings, VsockSettings, SerialSettings]
+
+
+@dataclass(frozen=True)
+class BackendSettings:
+    """The backend, libvirt or cpg.  Guests are looked up on the connections *uris* in this order."""
+
+    name: str = "libvirt"
+    uris: tuple[str, ...] = ()
+    name_mode: str = "name"
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """One group of the access rules.
+
+    *targets* are names and UUIDs of guests, never empty; *key_file* is the group's own key, if it has one.
+    """
+
+    label: str
+    sources: tuple[Source, ...] = ()
+    targets: tuple[str, ...] = ()
+    key_file: str | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One configuration file, read and checked.  *groups* None: the file has no access rules."""
+
+    path: str
+    daemon: DaemonSettings
+    listeners: tuple[ListenerSettings, ...]
+    backend: BackendSettings
+    groups: tuple[GroupSettings, ...] | None = None
+    warnings: tuple[ConfigError, ...] = field(default=(), compare=False)
+
+
+def find(explicit: str | None, candidates: tuple[str, ...] = SEARCH_PATHS) -> str:
+    """Return *explicit*, or else the first of *candidates* that exists.
+
+    A dangling link counts as existing: to pass over it would run the daemon with a configuration that is not
+    meant.  Raises ConfigError when there is none.
+    """
+    if explicit is not None:
+        return explicit
+    for path in candidates:
+        if os.path.lexists(path):
+            return path
+    raise ConfigError(candidates[0], 0, f"no configuration file, neither {' nor '.join(candidates)}", _SETUP)
+
+
+def load(path: str) -> Settings:
+    """Return the settings in the file at *path*.
+
+    Raises ConfigError for a file that cannot be read (line 0) or has a syntax fault, ConfigErrors with all
+    other faults.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(FILE_BYTES_MAX + 1)
+    except FileNotFoundError as error:
+        raise ConfigError(path, 0, "the configuration file does not exist", _SETUP) from error
+    except PermissionError as error:
+        raise ConfigError(path, 0, "the configuration file may not be read", "run this as root") from error
+    except IsADirectoryError as error:
+        raise ConfigError(path, 0, "this is a directory", "name a configuration file") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(path, 0, f"the configuration file cannot be read: {error}") from error
+    return read(text, path)
+
+
+def read(text: bytes, path: str) -> Settings:
+    """Return the settings in *text*, the content of the file at *path*.
+
+    Raises ConfigError for a syntax fault, or ConfigErrors with every other fault in file order.
+    """
+    faults = Faults(path)
+    parts = outline(parse(text, path), FILE_SHAPE, faults)
+    part = _last(parts, "fence_virtd")
+    if part is None:
+        remedy = 'add fence_virtd { listener = "multicast"; backend = "libvirt"; }'
+        faults.add(0, "section fence_virtd is missing", remedy)
+        part = Part("fence_virtd", 0, faults)
+    daemon = _daemon(part)
+    listeners = _listeners(parts, part, daemon, faults)
+    backend = _backend(parts, part, faults)
+    groups = _groups(parts)
+    return Settings(path, daemon, listeners, backend, groups, faults.close())
+
+
+def _last(parts: Outline, place: str) -> Part | None:
+    return parts[place][-1] if place in parts else None
+
+
+def _daemon(part: Part) -> DaemonSettings:
+    old_wait = part.get("wait_for_backend", values.boolean, False)
+    return DaemonSettings(
+        debug=part.get("debug", values.number, 0),
+        wait_for_init=part.get("wait_for_init", values.boolean, False) or old_wait,
+        allow_unauthenticated=part.get("allow_unauthenticated", values.boolean, False),
+        unknown_guest=part.get("unknown_guest", values.choice("fail", "ignore"), "fail"),
+        reboot_method=part.get("reboot_method", values.choice("cycle", "reset"), "cycle"),
+        state_dir=part.get("state_dir", values.absolute_path, STATE_DIR),
+        module_path=part.get("module_path", values.text, None),
+        foreground=part.get("foreground", values.boolean, False),
+    )
+
+
+def _named(part: Part, key: str, convert: Callable[[str], tuple[str, ...]], example: str) -> tuple[str, ...]:
+    """Return the names in the required *key* of fence_virtd."""
+    if key not in part and part.line:
+        part.fault(key, f"'{key}' is missing in fence_virtd", f'add {key} = "{example}";')
+    return part.get(key, convert, ())
+
+
+def _listeners(
+    parts: Outline, daemon_part: Part, daemon: DaemonSettings, faults: Faults
+) -> tuple[ListenerSettings, ...]:
+    """Read every listener's section, return those that fence_virtd names, in its order."""
+    named = _named(daemon_part, "listener", lambda value: values.choices(value, LISTENERS), "multicast")
+    found: dict[str, ListenerSettings] = {}
+    for name in LISTENERS:
+        place = f"listeners/{name}"
+        for part in parts.get(place) or [Part(place, daemon_part.line_of("listener"), faults)]:
+            found[name] = _LISTENER_READERS[name](part)
+            if name in named and not daemon.allow_unauthenticated:
+                _refuse_unauthenticated(part, found[name])
+    return tuple(found[name] for name in named)
+
+
+def _refuse_unauthenticated(part: Part, listener: ListenerSettings) -> None:
+    if isinstance(listener, SerialSettings):
+        return
+    remedy = 'remove the line, or add allow_unauthenticated = "yes"; to fence_virtd'
+    known = "fence_virtd in fact used sha256 here, so its clients go on working without the line"
+    for key, kind in (("hash", listener.hash), ("auth", listener.auth)):
+        if kind is Hash.NONE:
+            old_mixup = key == "auth" and listener.name in ("tcp", "vsock")
+            what = f'{key} = "none" in {part.place} lets anybody fence who can reach this host'
+            part.fault(key, what, f"{remedy}; {known}" if old_mixup else remedy)
+
+
+def _multicast(part: Part) -> MulticastSettings:
+    family, address = _endpoint(part, values.multicast_address, MULTICAST_ADDRESSES)
+    return MulticastSettings(
+        key_file=part.get("key_file", values.absolute_path, KEY_FILE),
+        hash=part.get("hash", values.hash_name, Hash.SHA256),
+        auth=part.get("auth", values.hash_name, Hash.SHA256),
+        family=family,
+        address=address,
+        port=part.get("port", values.port, PORT),
+        interface=part.get("interface", values.interface, None),
+        line=part.line,
+    )
+
+
+def _tcp(part: Part) -> TcpSettings:
+    family, address = _endpoint(part, values.tcp_address, TCP_ADDRESSES)
+    return TcpSettings(
+        key_file=part.get("key_file", values.absolute_path, KEY_FILE),
+        hash=part.get("hash", values.hash_name, Hash.SHA256),
+        auth=part.get("auth", values.hash_name, Hash.SHA256),
+        family=family,
+        address=address,
+        port=part.get("port", values.port, PORT),
+        line=part.line,
+    )
+
+
+def _vsock(part: Part) -> VsockSettings:
+    return VsockSettings(
+        key_file=part.get("key_file", values.absolute_path, KEY_FILE),
+        hash=part.get("hash", values.hash_name, Hash.SHA256),
+        auth=part.get("auth", values.hash_name, Hash.SHA256),
+        port=part.get("port", values.port, PORT),
+        line=part.line,
+    )
+
+
+def _serial(part: Part) -> SerialSettings:
+    return SerialSettings(
+        uri=part.get("uri", values.uri, None),
+        path=part.get("path", values.absolute_path, None),
+        mode=part.get("mode", values.choice("serial", "vmchannel"), "serial"),
+        key_file=part.get("key_file", values.absolute_path, None),
+        line=part.line,
+    )
+
+
+_LISTENER_READERS: dict[str, Callable[[Part], ListenerSettings]] = {
+    "multicast": _multicast,
+    "tcp": _tcp,
+    "vsock": _vsock,
+    "serial": _serial,
+}
+
+
+def _endpoint(
+    part: Part, convert: Callable[[str], values.Endpoint | None], defaults: dict[str, str]
+) -> tuple[str, str]:
+    """Return family and address; the address alone decides the family, the family alone the address."""
+    family = part.get("family", values.choice(*defaults), None)
+    given = part.get("address", convert, None)
+    if given is None:
+        return family or "ipv4", defaults[family or "ipv4"]
+    if family and given.family and family != given.family:
+        what = f"{given.address} in {part.place} is not an address of family {family}"
+        part.fault("address", what, f'write family = "{given.family}"; or remove the family line')
+    return given.family or family or "ipv4", given.address
+
+
+def _backend(parts: Outline, daemon_part: Part, faults: Faults) -> BackendSettings:
+    """Read every backend's section, return the one that fence_virtd names."""
+    named = _named(daemon_part, "backend", lambda value: (values.choice(*BACKENDS)(value),), "libvirt")
+    name_mode = daemon_part.get("name_mode", _name_mode, "name")
+    found = BackendSettings()
+    for name in BACKENDS:
+        place = f"backends/{name}"
+        for part in parts.get(place) or [Part(place, daemon_part.line_of("backend"), faults)]:
+            uris, mode = _uris(part, name in named), part.get("name_mode", _name_mode, name_mode)
+            found = BackendSettings(name, uris, mode, part.line) if name in named else found
+    return found
+
+
+def _uris(part: Part, required: bool) -> tuple[str, ...]:
+    """Return uri, uri1, uri2, ... without gaps; any beyond a gap is a fault."""
+    given = [key for key in part.keys if key.startswith("uri")]
+    if required and not given:
+        part.fault("uri", f"'uri' is missing in {part.place}", 'add uri = "qemu:///system";')
+    wanted = ["uri", *(f"uri{number}" for number in range(1, len(given) + 1))]
+    read = list(itertools.takewhile(part.__contains__, wanted))
+    for key in given:
+        if key not in read:
+            what = f"'{key}' in {part.place} without '{wanted[len(read)]}'"
+            part.fault(key, what, "number the URIs without gaps: uri, uri1, uri2")
+    return tuple(part.get(key, values.uri, "") for key in read)
+
+
+def _groups(parts: Outline) -> tuple[GroupSettings, ...] | None:
+    section = _last(parts, "groups")
+    if section is None:
+        return None
+    groups = parts.get("groups/group", [])
+    if not groups:
+        remedy = 'add group { ip = "..."; uuid = "..."; }, or remove the section to allow everything'
+        section.fault("group", "section groups without a group", remedy)
+    return tuple(_group(part, number) for number, part in enumerate(groups, 1))
+
+
+def _group(part: Part, number: int) -> GroupSettings:
+    name = part.get("name", values.label, f"unnamed-{number}")
+    label = part.get("group", values.label, name)
+    if "uuid" not in part:
+        what = f"group {label} allows nothing: it lists no guest"
+        part.fault("uuid", what, 'add uuid = "name or UUID of a guest";')
+    return GroupSettings(
+        label=label,
+        sources=part.all("ip", values.source),
+        targets=part.all("uuid", values.text),
+        key_file=part.get("key_file", values.absolute_path, None),
+        line=part.line,
+    )
