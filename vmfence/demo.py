@@ -63,9 +63,10 @@ def _prepare(folder: str) -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
+    guests = "".join(_GUEST_XML.format(name=name, uuid=uuid) for name, uuid in _GUESTS)
     files = {
         "fence_xvm.key": os.urandom(4096),
-        "guests.xml": ("<node>%s</node>" % "".join(_GUEST_XML.format(name=n, uuid=u) for n, u in _GUESTS)).encode(),
+        "guests.xml": f"<node>{guests}</node>".encode(),
         "vmfence.conf": _CONFIG.format(folder=folder, port=port).encode(),
     }
     for name, content in files.items():

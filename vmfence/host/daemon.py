@@ -21,7 +21,6 @@ from vmfence.config import settings as configuration
 from vmfence.config.settings import ListenerSettings, Settings
 from vmfence.errors import ListenError, Unreachable, VmfenceError
 from vmfence.host import assemble
-from vmfence.host.backends.base import Backend
 from vmfence.host.links import LinkWatch
 from vmfence.host.listeners.base import Listener, Reception
 from vmfence.host.notify import ServiceManager
@@ -122,9 +121,7 @@ class Daemon:
                 if str(error) != told:
                     told = str(error)
                     log.warning("not ready yet, trying on: %s", error)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _RETRY_S)
-            self._wake.clear()
+            await self._pause()
         return False
 
     async def _check_backend(self) -> None:
@@ -161,12 +158,28 @@ class Daemon:
             await self._open_all(plan)
         except ListenError as error:
             log.error("reload refused, the settings in force stay: %s", error)
-            await self._open_all(old)
+            await self._restore(old)
             return
         self._plan = plan
         self._swap_backend(plan.settings, old.settings)
         self._service.rules = _rules(plan)
         log.info("reloaded: %s", self._status())
+
+    async def _restore(self, plan: assemble.Plan) -> None:
+        """Open the listeners of *plan* again, however long it takes: they were open a moment ago."""
+        while not self._stop:
+            try:
+                await self._open_all(plan)
+                return
+            except ListenError as error:
+                log.error("a listener is down, trying on: %s", error)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait a moment, or for a signal or a change of the interfaces."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), _RETRY_S)
+        self._wake.clear()
 
     async def _open_all(self, plan: assemble.Plan) -> None:
         """Make the open listeners those of *plan*; unchanged ones stay open.  Raises ListenError, some then closed."""

@@ -30,8 +30,11 @@ from vmfence.protocol.request import GUEST_ACTIONS, POWER_ACTIONS, Action, Reque
 
 log = logging.getLogger(__name__)
 
-QUERY_S = 15.0
-POWER_S = 30.0
+# Two seconds less than the agent waits by default, so that the reason of a failure reaches it.
+QUERY_S = 13.0
+POWER_S = 28.0
+# How long a power action waits for libvirt to come back before it begins: a restart takes a second or two.
+PATIENCE_S = 10.0
 START_AFTER_OFF_S = 30.0
 _PAUSE_S = 0.2
 _POLL_S = 0.02
@@ -74,7 +77,7 @@ class Rules:
 
 
 def time_allowed_s(action: int) -> float:
-    """Return how many seconds a request may take from its receipt to its answer (DESIGN 9)."""
+    """Return how many seconds a request may take from its receipt to its answer."""
     return POWER_S if action in POWER_ACTIONS else QUERY_S
 
 
@@ -122,9 +125,9 @@ class Service:
             return await self._list(caller, deadline)
         if request.action not in GUEST_ACTIONS:
             return Reply(Code.FAILURE, "no such action")
-        guest = await self._permitted(request.target, caller, deadline)
         if request.action == Action.STATUS:
-            return _status(guest)
+            return _status(await self._permitted(request.target, caller, deadline))
+        guest = await self._permitted_at_last(request.target, caller, deadline)
         return await self._power(Action(request.action), guest, caller, deadline)
 
     async def _list(self, caller: Caller, deadline: float) -> Reply:
@@ -147,6 +150,17 @@ class Service:
             raise
         self.rules.policy.check(caller.origin, caller.key_id, guest.name, guest.uuid)
         return guest
+
+    async def _permitted_at_last(self, target: str, caller: Caller, deadline: float) -> Guest:
+        """As _permitted, but an unreachable hypervisor is asked again for a while: it may be restarting."""
+        end = min(deadline, time.monotonic() + PATIENCE_S)
+        while True:
+            try:
+                return await self._permitted(target, caller, deadline)
+            except Unreachable:
+                if time.monotonic() + _PAUSE_S >= end or caller.is_gone():
+                    raise
+            await asyncio.sleep(_PAUSE_S)
 
     async def _power(self, action: Action, guest: Guest, caller: Caller, deadline: float) -> Reply:
         """Run the action as a job of its own: it holds the guest's lock to its end, we wait to the deadline."""
@@ -208,7 +222,8 @@ class Service:
                 if now.moved:
                     raise Unconfirmed(f"{guest.name} was migrated away", "another host may be running it")
                 await self.backend.power_off(now, deadline)
-                return await self._wait_for(guest, lambda seen: seen.is_off, "still running", deadline)
+                await self._wait_for(guest, lambda seen: seen.is_off, "still running", deadline)
+                return
             except Unreachable:
                 if time.monotonic() + _PAUSE_S >= deadline:
                     raise

@@ -105,7 +105,7 @@ class SignatureMemory:
     def _accept_volatile(self, digest: bytes, error: sqlite3.Error) -> bool:
         if not self._failing:
             self._failing = True
-            log.error("cannot keep accepted signatures in %s: %s; until then a restart forgets them", self._path, error)
+            log.error("cannot keep accepted signatures in %s: %s; a restart forgets new ones", self._path, error)
         with contextlib.suppress(sqlite3.Error):
             if self._database.execute("SELECT 1 FROM accepted WHERE digest = ?", (digest,)).fetchone():
                 return False

@@ -47,12 +47,13 @@ class Key:
     A flood of forged packets costs one short hash each, not one over 4 KiB of key.
     """
 
-    __slots__ = ("_begun", "_secret")
+    __slots__ = ("_begun", "_fingerprint", "_secret")
 
     def __init__(self, secret: bytes) -> None:
         """Take the content of a key file; bytes after the first 4096 do not count, as on every fence_virt peer."""
         self._secret = secret[:KEY_BYTES_MAX]
         self._begun: dict[Hash, hashlib._Hash] = {}
+        self._fingerprint = ""
 
     def __repr__(self) -> str:
         return f"Key({self.fingerprint()[:16]})"
@@ -68,7 +69,9 @@ class Key:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the key as 64 hexadecimal digits: safe to show."""
-        return hashlib.sha256(self._secret).hexdigest()
+        if not self._fingerprint:
+            self._fingerprint = hashlib.sha256(self._secret).hexdigest()
+        return self._fingerprint
 
     def digest(self, kind: Hash, data: bytes) -> bytes:
         """Return the 64-byte digest of key and *data*; *kind* is not NONE."""

@@ -67,7 +67,10 @@ class Verified:
 
 @dataclass
 class Admission:
-    """A verified request that is no repeat.  *claim* tells, once its peer is proven, whether it is to be carried out."""
+    """A verified request that is no repeat.
+
+    *claim* tells, once its peer is proven, whether it is to be carried out.
+    """
 
     verified: Verified
     claim: Callable[[], bool]
@@ -239,8 +242,8 @@ class Reception:
         with self._counted(origin):
             try:
                 await work()
-            except Ignored:
-                pass
+            except Ignored as error:
+                log.debug("from %s: %s", origin, error)
             except VmfenceError as error:
                 self.reject(origin, error)
             except OSError as error:
@@ -333,5 +336,6 @@ def _log_request(verified: Verified, origin: Origin, result: str, detail: str) -
     level = logging.INFO if result in ("ok", "off") else logging.WARNING
     target = printable(request.target) if request.target else "-"
     who = origin.address or origin.guest_uuid or origin.cid
-    line = f"request action={request.action_name()} guest={target} origin={who} via={origin.kind} result={result} ms={ms:.0f}"
+    asked = f"request action={request.action_name()} guest={target} origin={who} via={origin.kind}"
+    line = f"{asked} result={result} ms={ms:.0f}"
     log.log(level, "%s", f"{line} {printable(detail)}" if detail else line)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
+import errno
 import ipaddress
 import logging
 import socket
@@ -49,8 +50,7 @@ class MulticastListener:
     async def open(self) -> None:
         """Join the group.  Raises ListenError."""
         self._link = _link_state(self.settings.interface)
-        self._socket = _listening_socket(self.settings)
-        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
+        self._listen()
 
     def secure(self, security: Security, has_groups: bool) -> None:
         """Demand *security* from the next request on."""
@@ -61,23 +61,26 @@ class MulticastListener:
         self._shut()
 
     def links_changed(self) -> None:
-        """Join again when the interface was made anew or has come up."""
+        """Join again when the interface was made anew or has come up; without one, when the kernel may choose anew."""
         link = _link_state(self.settings.interface)
-        if self.settings.interface is None or link == self._link:
+        if self.settings.interface is not None and link == self._link:
             return
         self._link = link
         self._shut()
-        if link is None:
+        if self.settings.interface is not None and link is None:
             log.error("interface %s is gone: no request can arrive until it is back", self.settings.interface)
             return
         try:
-            self._socket = _listening_socket(self.settings)
+            self._listen()
         except ListenError as error:
             self._link = None  # tried again at the next change
             log.error("%s", error)
             return
+        log.log(logging.INFO if link else logging.DEBUG, "joined again: %s", self.where())
+
+    def _listen(self) -> None:
+        self._socket = _listening_socket(self.settings)
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
-        log.info("joined again: %s", self.where())
 
     def _shut(self) -> None:
         if self._socket is not None:
@@ -183,7 +186,7 @@ def _listening_socket(settings: MulticastSettings) -> socket.socket:
     except OSError as error:
         listening.close()
         hint = "" if settings.interface else "set interface to the bridge of the guests"
-        if error.errno == 98:
+        if error.errno == errno.EADDRINUSE:
             hint = "another daemon listens there: stop fence_virtd, or use another port"
         raise ListenError(
             f"cannot listen to {settings.address} port {settings.port}", error.strerror or str(error), hint
