@@ -630,7 +630,7 @@ def test_repeated_key_is_a_warning_and_the_last_one_counts() -> None:
 
 def test_repeated_members_of_a_group_are_no_warning() -> None:
     found = read(FULL, "f")
-    assert found.warnings == ()
+    assert [warning.line for warning in found.warnings] == [10], "the auth line of tcp, and nothing else"
 
 
 def test_syntax_fault_is_a_config_error_with_line() -> None:
@@ -736,3 +736,15 @@ def test_find(tmp_path: Path) -> None:
     assert find(None, (first, second)) == second
     os.symlink("nowhere", first)
     assert find(None, (first, second)) == first
+
+
+def test_auth_of_tcp_that_the_reference_ignored_is_warned_of() -> None:
+    text = b"""fence_virtd { listener = "tcp"; backend = "libvirt"; }
+listeners { tcp {
+    auth = "sha512";
+} }
+backends { libvirt { uri = "test:///default"; } }
+"""
+    (warning,) = read(text, "x").warnings
+    assert warning.line == 3
+    assert "fence_virtd used sha256" in str(warning)

@@ -88,7 +88,7 @@ class MulticastSettings:
     address: str = MULTICAST_ADDRESSES["ipv4"]
     port: int = PORT
     interface: str | None = None
-    line: int = 0
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class TcpSettings:
     family: str = "ipv4"
     address: str = TCP_ADDRESSES["ipv4"]
     port: int = PORT
-    line: int = 0
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class VsockSettings:
     hash: Hash = Hash.SHA256
     auth: Hash = Hash.SHA256
     port: int = PORT
-    line: int = 0
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class SerialSettings:
     path: str | None = None
     mode: str = "serial"
     key_file: str | None = None
-    line: int = 0
+    line: int = field(default=0, compare=False)
 
 
 ListenerSettings = Union[MulticastSettings, TcpSettings, VsockSettings, SerialSettings]
@@ -139,7 +139,7 @@ class BackendSettings:
     name: str = "libvirt"
     uris: tuple[str, ...] = ()
     name_mode: str = "name"
-    line: int = 0
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class GroupSettings:
     sources: tuple[Source, ...] = ()
     targets: tuple[str, ...] = ()
     key_file: str | None = None
-    line: int = 0
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -256,9 +256,18 @@ def _listeners(
         place = f"listeners/{name}"
         for part in parts.get(place) or [Part(place, daemon_part.line_of("listener"), faults)]:
             found[name] = _LISTENER_READERS[name](part)
+            if name in named:
+                _warn_of_old_mixup(part, found[name], faults)
             if name in named and not daemon.allow_unauthenticated:
                 _refuse_unauthenticated(part, found[name])
     return tuple(found[name] for name in named)
+
+
+def _warn_of_old_mixup(part: Part, listener: ListenerSettings, faults: Faults) -> None:
+    """Tell where a file that works with fence_virtd 4.12.1 means another thing here: its tcp and vsock ignore auth."""
+    if isinstance(listener, (TcpSettings, VsockSettings)) and listener.auth in (Hash.SHA1, Hash.SHA512):
+        what = f'auth = "{listener.auth}" in {part.place} holds as written, where fence_virtd used sha256'
+        faults.warn(part.line_of("auth"), what, "remove the line if its clients have auth sha256")
 
 
 def _refuse_unauthenticated(part: Part, listener: ListenerSettings) -> None:

@@ -137,13 +137,14 @@ class Daemon:
 
     async def _serve(self) -> None:
         while not self._stop:
-            await self._wake.wait()
-            self._wake.clear()
-            if self._reload and not self._stop:
-                self._reload = False
-                self._manager.reloading()
-                await self._take_new_settings()
-                self._manager.ready(self._status())
+            if not self._reload:
+                await self._wake.wait()
+                self._wake.clear()
+                continue
+            self._reload = False
+            self._manager.reloading()
+            await self._take_new_settings()
+            self._manager.ready(self._status())
 
     async def _take_new_settings(self) -> None:
         """Swap to the settings on disk, or keep the present ones if anything about the new ones is wrong."""

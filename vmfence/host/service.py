@@ -273,7 +273,10 @@ class Service:
     async def _wait_for(
         self, guest: Guest, is_reached: Callable[[Guest], bool], otherwise: str, deadline: float
     ) -> None:
-        """Read *guest*'s state until it is the one wanted.  Raises Unconfirmed at the deadline, GuestNotFound, Unreachable."""
+        """Read *guest*'s state until it is the one wanted.
+
+        Raises Unconfirmed at the deadline, GuestNotFound, Unreachable.
+        """
         pause = _POLL_S
         while True:
             seen = await self.backend.find(guest.uuid, deadline)

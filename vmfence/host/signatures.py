@@ -115,7 +115,10 @@ class SignatureMemory:
         return True
 
     def expire(self, key_ids: set[str], now: float) -> None:
-        """Forget power actions of keys that left *key_ids* 30 days ago or more, and the rest beyond its time and number."""
+        """Forget what may be forgotten at *now*.
+
+        Power actions of keys that are not in *key_ids* after 30 days, the rest beyond its time and number.
+        """
         keys = [bytes.fromhex(key_id)[:_DIGEST_BYTES] for key_id in sorted(key_ids)]
         marks = ",".join("?" * len(keys))
         try:
