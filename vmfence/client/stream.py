@@ -150,7 +150,7 @@ class Waiting:
             return None
         try:
             return conversation.receive()
-        except TimeoutError:
+        except socket.timeout:  # an OSError of its own before Python 3.10
             return None
         except OSError as error:
             self._drop(conversation, conversation.ended(error))

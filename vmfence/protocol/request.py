@@ -83,12 +83,17 @@ class Request:
             return str(self.action)
 
 
+def check_domain(domain: bytes) -> None:
+    """Raise PacketError for a name that the wire would not carry whole; what arrives could be another guest's."""
+    if len(domain) > DOMAIN_BYTES_MAX:
+        raise PacketError("the guest's name is too long", f"{len(domain)} bytes, the wire takes 63", "use its UUID")
+    if b"\0" in domain:
+        raise PacketError("the guest's name holds a zero byte", "", "use its UUID")
+
+
 def encode(request: Request) -> bytes:
     """Return the 176 bytes of *request*, signature as it stands.  Raises PacketError for fields that do not fit."""
-    if len(request.domain) > DOMAIN_BYTES_MAX:
-        raise PacketError(
-            "the guest's name is too long", f"{len(request.domain)} bytes, the wire takes 63", "use its UUID"
-        )
+    check_domain(request.domain)
     try:
         return _LAYOUT.pack(
             request.action,

@@ -10,7 +10,7 @@ import struct
 
 from vmfence.errors import PacketError
 from vmfence.protocol.reply import Code, Record, encode_list
-from vmfence.protocol.request import DOMAIN_BYTES_MAX, Request
+from vmfence.protocol.request import Request, check_domain
 
 MAGIC = b"abba"
 _REQUEST = struct.Struct("<4sBB64sI")
@@ -19,11 +19,8 @@ RESPONSE_BYTES = 5
 
 
 def encode_request(request: Request) -> bytes:
-    """Return the 74 bytes of *request*.  Raises PacketError for a name of more than 63 bytes."""
-    if len(request.domain) > DOMAIN_BYTES_MAX:
-        raise PacketError(
-            "the guest's name is too long", f"{len(request.domain)} bytes, the wire takes 63", "use its UUID"
-        )
+    """Return the 74 bytes of *request*.  Raises PacketError for a name that does not fit."""
+    check_domain(request.domain)
     return _REQUEST.pack(MAGIC, request.action, request.flags, request.domain, request.seqno)
 
 
@@ -53,7 +50,7 @@ def encode_list_response(records: list[Record]) -> bytes:
 class FrameReader:
     """Incremental reader of frames that begin with the magic: *size* bytes each, noise before them skipped.
 
-    Holds less than one frame.
+    Holds less than one frame, unless it was told to leave the rest.
     """
 
     __slots__ = ("_buffer", "_size", "skipped")
@@ -63,16 +60,20 @@ class FrameReader:
         self._size = size
         self.skipped = 0
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Return the frames completed by *data*; *skipped* counts the bytes of noise so far."""
+    def feed(self, data: bytes, at_most: int | None = None) -> list[bytes]:
+        """Return the frames completed by *data*, *at_most* so many; *skipped* counts the bytes of noise so far.
+
+        What follows the last of *at_most* frames is left as it came, for take_rest(): it need not be frames.
+        """
         self._buffer += data
         frames: list[bytes] = []
-        while True:
+        while at_most is None or len(frames) < at_most:
             self._skip_noise()
-            if len(self._buffer) < self._size or not self._buffer.startswith(MAGIC):
-                return frames
+            if len(self._buffer) < self._size:
+                break
             frames.append(self._buffer[: self._size])
             self._buffer = self._buffer[self._size :]
+        return frames
 
     def reset(self) -> None:
         """Drop a frame that was begun and not completed in time."""
