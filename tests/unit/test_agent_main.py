@@ -48,7 +48,8 @@ def key(tmp_path: Path) -> str:
 
 def test_everything_reaches_the_client(key: str) -> None:
     host = Host()
-    words = "-o off -n alpha -p 1230 -r 5 -c sha512 -C sha1 -t 7 -u -a ff05::9 -i ipv6".split()
+    network = ("-p", "1230", "-r", "5", "-a", "ff05::9", "-i", "ipv6")
+    words = ("-o", "off", "-n", "alpha", "-c", "sha512", "-C", "sha1", "-t", "7", "-u", *network)
     assert host.run(*words, "-k", key) == 0
     question = host.asked[0]
     assert (question["action"], question["target"], question["flags"]) == (Action.OFF, "alpha", 1)

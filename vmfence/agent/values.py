@@ -39,6 +39,14 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 10
 
 
+def _whole(text: str) -> int:
+    digits, base = (text[2:], 16) if text[:2].lower() == "0x" else (text, 10)
+    octal = base == 10 and len(digits) > 1 and digits[0] == "0"
+    if octal or not (digits.isascii() and digits.isalnum()):
+        raise ValueError(text)
+    return int(digits, base)
+
+
 class Text:
     """Any text.  *needs_value* is False for kinds whose name alone means something: bare()."""
 
@@ -93,19 +101,12 @@ class Whole(Text):
         self._what, self._low, self._high = what, low, high
 
     def read(self, text: str) -> Any:
-        digits, base = (text[2:], 16) if text[:2].lower() == "0x" else (text, 10)
-        if (
-            digits.isascii()
-            and digits.isalnum()
-            and len(digits) < 20
-            and not (base == 10 and text[0] == "0" < text[1:])
-        ):
-            try:
-                number = int(digits, base)
-            except ValueError:
-                number = self._low - 1
-            if self._low <= number <= self._high:
-                return number
+        try:
+            number = _whole(text)
+        except ValueError:
+            number = self._low - 1
+        if self._low <= number <= self._high:
+            return number
         remedy = f"it must be a whole number from {self._low} to {self._high}"
         raise UsageError(f"{self._what}: '{safe(text)}'", "", remedy)
 

@@ -16,6 +16,7 @@ RECORD_BYTES = _RECORD.size
 END_OF_LIST = bytes(RECORD_BYTES)
 RECORDS_MAX = 100_000
 _TEXT_BYTES = 63
+_COLUMN_BYTES = 32
 
 
 class Code(enum.IntEnum):
@@ -59,8 +60,12 @@ class Record:
         return f"Record({self.name!r}, {self.uuid!r}, {self.state})"
 
     def line(self) -> str:
-        """Return the line that ``fence_xvm -o list`` prints: "on" for state 1 alone, as every old caller expects."""
-        return f"{self.name:<32} {self.uuid} {'on' if self.state == State.RUNNING else 'off'}"
+        """Return the line that ``fence_xvm -o list`` prints: "on" for state 1 alone, as every old caller expects.
+
+        The name's column is 32 bytes wide, not characters.
+        """
+        room = " " * (_COLUMN_BYTES - len(self.name.encode("utf-8", "surrogateescape")))
+        return f"{self.name}{room} {self.uuid} {'on' if self.state == State.RUNNING else 'off'}"
 
     def as_dict(self) -> dict[str, object]:
         """Return name, uuid, state (its libvirt word, or number if unknown) and "on" as in line()."""

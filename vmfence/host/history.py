@@ -1,0 +1,128 @@
+"""Who fenced whom: one JSON object a line, appended and never rewritten.
+
+Bounded: beyond FILE_BYTES_MAX the file becomes the old one (".1"), which replaces the one before.  A line that a crash
+cut short costs itself alone: the next one begins on a line of its own, and readers skip what is no record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Callable
+
+from vmfence.errors import VmfenceError
+
+FILE_NAME = "history.jsonl"
+FILE_BYTES_MAX = 8 << 20
+LINE_BYTES_MAX = 4096
+_FOLLOW_S = 0.2
+
+
+@dataclass(frozen=True)
+class Event:
+    """One power action.  *at* is in seconds of the wall clock, *ms* how long it took, *result* a word of the log."""
+
+    at: float
+    action: str
+    guest: str
+    uuid: str
+    origin: str
+    via: str
+    result: str
+    ms: int
+    detail: str = ""
+
+
+class History:
+    """The writing side.  Raises VmfenceError when the file cannot be opened; each call blocks for the disk."""
+
+    def __init__(self, folder: str) -> None:
+        self._path = os.path.join(folder, FILE_NAME)
+        try:
+            self._file = self._open()
+        except OSError as error:
+            raise VmfenceError(f"cannot write {self._path}", error.strerror or str(error)) from error
+
+    def add(self, event: Event) -> None:
+        """Append *event*; on return it is on the disk.  Raises OSError."""
+        if os.fstat(self._file).st_size >= FILE_BYTES_MAX:
+            os.replace(self._path, f"{self._path}.1")
+            os.close(self._file)
+            self._file = self._open()
+        line = json.dumps(asdict(event), ensure_ascii=True).encode()
+        os.write(self._file, line[: LINE_BYTES_MAX - 1] + b"\n")
+        os.fdatasync(self._file)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def _open(self) -> int:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            os.write(descriptor, b"\n")
+        return descriptor
+
+
+def read(folder: str) -> Iterator[Event]:
+    """Yield the events kept in *folder*, oldest first.  Raises VmfenceError when they may not be read."""
+    path = os.path.join(folder, FILE_NAME)
+    for name in (f"{path}.1", path):
+        try:
+            with open(name, "rb") as file:
+                yield from filter(None, map(_event, file))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise VmfenceError(f"cannot read {name}", error.strerror or str(error), "try as root") from error
+
+
+def follow(folder: str, is_over: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+    """Yield the events that come from now on, until *is_over*."""
+    path = os.path.join(folder, FILE_NAME)
+    with contextlib.ExitStack() as stack:
+        file = None
+        rest = b""
+        while not is_over():
+            if file is None or _is_replaced(file, path):
+                rest = b""
+                stack.close()
+                begin_at_end = file is None
+                file = _opened(stack, path, begin_at_end)
+            data = file.read() if file else b""
+            if not data:
+                time.sleep(_FOLLOW_S)
+                continue
+            *lines, rest = (rest + data).split(b"\n")
+            yield from filter(None, map(_event, lines))
+
+
+def _opened(stack: contextlib.ExitStack, path: str, at_end: bool) -> Any:
+    try:
+        file = stack.enter_context(open(path, "rb"))
+    except FileNotFoundError:
+        return None
+    if at_end:
+        file.seek(0, os.SEEK_END)
+    return file
+
+
+def _is_replaced(file: Any, path: str) -> bool:
+    try:
+        return os.fstat(file.fileno()).st_ino != os.stat(path).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _event(line: bytes) -> Event | None:
+    """Return the event on *line*, or None for a torn or foreign one."""
+    try:
+        found = json.loads(line)
+        return Event(**{field.name: found[field.name] for field in fields(Event)})
+    except (ValueError, KeyError, TypeError):
+        return None
