@@ -1,19 +1,24 @@
-"""Shared key files: read one, or refuse it.
+"""Shared key files: read one or refuse it, judge one, make one.
 
-Light module (loaded by the fence agent: os and stat only).  Fails closed: a key that is missing, unreadable,
-short or open to everybody is an error, never a reason to go on without (fence_xvm 4.12.1 went on, spec defect
-D3). It never shows what is in the file.
+Light module (loaded by the fence agent: os, stat, time and hashlib only).  Fails closed: a key that is missing,
+unreadable, short or open to everybody is an error, never a reason to go on without (fence_xvm 4.12.1 went on, spec
+defect D3).  It never shows what is in the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
+import time
 
 from vmfence.errors import KeyFileError
 
 KEY_BYTES_MAX = 4096  # every fence_virt peer ignores what follows
 KEY_BYTES_MIN = 16
+KEY_BYTES_GOOD = 32
+# Keys of guides and roles that are long enough to pass for one; shorter ones ("redhat", "123456") are refused anyway.
+_KNOWN_WEAK = (b"1234567890123456", b"0123456789abcdef", b"fence_xvm_shared_key", b"passwordpassword")
 _COPY_IT = "copy it from the host, or make one on the host with: vmfence host keygen"
 # Not blocking: a fifo in place of the key must not hang a fence.
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -63,3 +68,87 @@ def _unreadable(path: str, error: Exception) -> KeyFileError:
     why = (error.strerror if isinstance(error, OSError) else "") or str(error)
     remedy = f"run as root, or see who owns it: ls -l {path}" if isinstance(error, PermissionError) else _COPY_IT
     return KeyFileError(f"cannot read the key {path}", why, remedy)
+
+
+def fingerprint(key: bytes) -> str:
+    """Return the SHA-256 of *key* as 64 hexadecimal digits: safe to show, equal on both ends."""
+    return hashlib.sha256(key).hexdigest()
+
+
+def judge(path: str) -> list[KeyFileError]:
+    """Return what weakens the key in *path*, which read() accepts.  Raises KeyFileError when it does not."""
+    key = read(path)
+    status = os.stat(path)
+    new_key = "make a new one: vmfence host keygen --force, then copy it to every guest"
+    found = []
+    if len(key) < KEY_BYTES_GOOD:
+        found.append(KeyFileError("the key is short", f"{len(key)} bytes, {KEY_BYTES_GOOD} or more are good", new_key))
+    if key.strip().lower() in _KNOWN_WEAK or len(set(key)) < 8:
+        found.append(KeyFileError("the key is a known weak one", "", new_key))
+    elif all(32 <= byte < 127 or byte in b"\r\n\t" for byte in key):
+        found.append(KeyFileError("the key is text", "somebody typed or printed it, so it can be guessed", new_key))
+    if status.st_size > KEY_BYTES_MAX:
+        found.append(KeyFileError("the key is long", f"of {status.st_size} bytes only {KEY_BYTES_MAX} count"))
+    if status.st_mode & (stat.S_IWGRP | stat.S_IXGRP):
+        found.append(KeyFileError("the key's group may change it", "", f"chmod 0640 {path}"))
+    if status.st_uid not in (0, os.geteuid()):
+        found.append(KeyFileError("the key belongs to another user", f"uid {status.st_uid}", f"chown root {path}"))
+    return found
+
+
+def create(path: str, size_bytes: int = KEY_BYTES_MAX, replace: bool = False) -> bytes:
+    """Make a random key at *path* (mode 0600) and return it; a new folder gets mode 0700.
+
+    The file appears whole or not at all, and is on the disk on return.  One that is there is kept: KeyFileError, or
+    with *replace* a copy named after the date.  Raises KeyFileError when anything cannot be written.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    temporary = os.path.join(folder, f".{os.path.basename(path)}.{os.getpid()}.new")
+    key = os.urandom(size_bytes)
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        _write(temporary, key)
+        try:
+            _put_in_place(temporary, path, replace)
+        finally:
+            _remove(temporary)
+        _sync_folder(folder)
+    except FileExistsError as error:
+        remedy = "keep it, or replace it with --force; every guest then needs the new one"
+        raise KeyFileError(f"there is a key at {path} already", "", remedy) from error
+    except OSError as error:
+        raise KeyFileError(f"cannot make the key {path}", error.strerror or str(error)) from error
+    return key
+
+
+def _write(path: str, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _put_in_place(temporary: str, path: str, replace: bool) -> None:
+    """Give the file *temporary* the name *path*; link(), unlike rename(), never replaces."""
+    if not replace:
+        os.link(temporary, path)
+        return
+    if os.path.lexists(path):
+        os.link(path, f"{path}.{time.strftime('%Y%m%d-%H%M%S')}", follow_symlinks=False)
+    os.replace(temporary, path)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

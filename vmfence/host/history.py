@@ -6,13 +6,12 @@ cut short costs itself alone: the next one begins on a line of its own, and read
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Callable
+from typing import Callable
 
 from vmfence.errors import VmfenceError
 
@@ -83,40 +82,32 @@ def read(folder: str) -> Iterator[Event]:
 
 
 def follow(folder: str, is_over: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-    """Yield the events that come from now on, until *is_over*."""
+    """Yield the events that come from now on, until *is_over*.  A file that is begun anew is followed as well."""
     path = os.path.join(folder, FILE_NAME)
-    with contextlib.ExitStack() as stack:
-        file = None
-        rest = b""
-        while not is_over():
-            if file is None or _is_replaced(file, path):
-                rest = b""
-                stack.close()
-                begin_at_end = file is None
-                file = _opened(stack, path, begin_at_end)
-            data = file.read() if file else b""
-            if not data:
-                time.sleep(_FOLLOW_S)
-                continue
-            *lines, rest = (rest + data).split(b"\n")
-            yield from filter(None, map(_event, lines))
+    inode, offset = _stat(path)
+    rest = b""
+    while not is_over():
+        now, size = _stat(path)
+        if now != inode:
+            inode, offset, rest = now, 0, b""
+        if size <= offset:
+            time.sleep(_FOLLOW_S)
+            continue
+        with open(path, "rb") as file:
+            file.seek(offset)
+            data = file.read()
+        offset += len(data)
+        *lines, rest = (rest + data).split(b"\n")
+        yield from filter(None, map(_event, lines))
 
 
-def _opened(stack: contextlib.ExitStack, path: str, at_end: bool) -> Any:
+def _stat(path: str) -> tuple[int, int]:
+    """Return inode and size of the file, zeros when there is none."""
     try:
-        file = stack.enter_context(open(path, "rb"))
+        status = os.stat(path)
     except FileNotFoundError:
-        return None
-    if at_end:
-        file.seek(0, os.SEEK_END)
-    return file
-
-
-def _is_replaced(file: Any, path: str) -> bool:
-    try:
-        return os.fstat(file.fileno()).st_ino != os.stat(path).st_ino
-    except FileNotFoundError:
-        return False
+        return 0, 0
+    return status.st_ino, status.st_size
 
 
 def _event(line: bytes) -> Event | None:

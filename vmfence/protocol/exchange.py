@@ -57,10 +57,12 @@ class ClientExchange:
         return b"" if self._kind is Hash.NONE else self._challenge
 
     def receive(self, data: bytes) -> bytes:
-        """Take *data* from the host, return what to send back.
+        """Take *data* from the host, return what to send back.  Bytes after the end are ignored.
 
         Raises AuthenticationError when the host cannot prove the key, PacketError for an impossible list.
         """
+        if self.stage is ClientStage.DONE:
+            return b""
         self._buffer += data
         out = b""
         if self.stage is ClientStage.RESPONSE and len(self._buffer) >= DIGEST_BYTES:

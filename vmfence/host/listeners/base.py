@@ -337,5 +337,7 @@ def _log_request(verified: Verified, origin: Origin, result: str, detail: str) -
     target = printable(request.target) if request.target else "-"
     who = origin.address or origin.guest_uuid or origin.cid
     asked = f"request action={request.action_name()} guest={target} origin={who} via={origin.kind}"
+    if origin.claimed not in (None, origin.address):
+        asked += f" claimed={origin.claimed}"
     line = f"{asked} result={result} ms={ms:.0f}"
     log.log(level, "%s", f"{line} {printable(detail)}" if detail else line)

@@ -110,7 +110,8 @@ class MulticastListener:
         except VmfenceError as error:
             self._reception.reject(f"{sender} (multicast)", error)
             return
-        self._reception.spawn(claimed, lambda: self._serve(verified, claimed, sender))
+        origin = sender if claimed == sender else f"{sender} (claims {claimed})"
+        self._reception.spawn(origin, lambda: self._serve(verified, claimed, sender))
 
     async def _serve(self, verified: Verified, claimed: str, sender: str) -> None:
         async with self._reception.admitted(verified, claimed) as admission:
@@ -148,7 +149,9 @@ def _call_back_address(request: Request, sender: str, has_groups: bool) -> str:
     if not request.address or not request.port:
         raise PacketError("no address or port to call back", f"family {request.family}, port {request.port}")
     address = ipaddress.ip_address(request.address)
-    if address.is_multicast or address.is_unspecified or int(address) == 0xFFFFFFFF:
+    # An IPv4-mapped address would pass the checks below under another name (::ffff:127.0.0.1).
+    is_mapped = address.version == 6 and address.ipv4_mapped is not None
+    if address.is_multicast or address.is_unspecified or int(address) == 0xFFFFFFFF or is_mapped:
         raise PacketError("an address that cannot be called back", str(address))
     if address.is_loopback and not ipaddress.ip_address(sender).is_loopback:
         raise PacketError("a loopback address from another machine", str(address))
