@@ -27,7 +27,8 @@ _GUESTS = (
 )
 _GUEST_XML = """<domain type="test"><name>{name}</name><uuid>{uuid}</uuid><memory>1024</memory>
 <os><type>hvm</type></os></domain>"""
-_CONFIG = """fence_virtd {{ listener = "tcp"; backend = "libvirt"; state_dir = "{folder}/state"; }}
+_CONFIG = """fence_virtd {{ listener = "tcp"; backend = "libvirt"; state_dir = "{folder}/state";
+    control_socket = "{folder}/control"; }}
 listeners {{ tcp {{ address = "127.0.0.1"; port = "{port}"; key_file = "{folder}/fence_xvm.key"; }} }}
 backends {{ libvirt {{ uri = "test://{folder}/guests.xml"; }} }}
 """

@@ -61,7 +61,7 @@ def our_config(
     path = folder / "vmfence.conf"
     path.write_text(
         f'fence_virtd {{ listener = "{" ".join(listeners)}"; backend = "libvirt"; '
-        f'state_dir = "{folder}/state"; {daemon} }}\n'
+        f'state_dir = "{folder}/state"; control_socket = "{folder}/control"; {daemon} }}\n'
         f"listeners {{\n{blocks}}}\n"
         f'backends {{ libvirt {{ uri = "{uri}"; }} }}\n' + (f"groups {{ {groups} }}\n" if groups else "")
     )

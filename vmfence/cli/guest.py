@@ -7,17 +7,13 @@ from typing import Any
 
 import click
 
+from vmfence.cli.lazy import LazyGroup
 from vmfence.guest import guests
 
 _HASHES = click.Choice(guests.HASH_NAMES, case_sensitive=False)
 
 
-@click.group()
-def guest() -> None:
-    """Commands for a guest that is a cluster node."""
-
-
-@guest.command("list")
+@click.command("list")
 @click.option(
     "-a",
     "--multicast-address",
@@ -56,3 +52,10 @@ def list_guests(as_json: bool, **inquiry: Any) -> None:
         return
     for record in found:
         click.echo(record.line().encode("utf-8", "surrogateescape"))
+
+
+guest = LazyGroup(
+    {"list": ("vmfence.cli.guest", "list_guests", "The guests that this machine may see.")},
+    "Commands for a guest that is a cluster node.",
+    "guest",
+)

@@ -10,7 +10,7 @@ import time
 
 from vmfence.client import direct, multicast
 from vmfence.client.stream import Answer, Waiting
-from vmfence.errors import UsageError
+from vmfence.errors import AuthenticationError, UsageError
 from vmfence.protocol.auth import Hash, Key
 from vmfence.protocol.request import DOMAIN_BYTES_MAX, Action, Request
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
 DEFAULT_PORT = 1229
+_WITHOUT_KEY = ("serial", "vmchannel")
 
 
 class Transport:
@@ -57,8 +58,12 @@ def ask(
     """Return the answer of the first host that proves the key (with *auth* none: of the first host).
 
     *target* is a guest's name or UUID, or empty; *timeout_s* counts from now, for everything together.
-    Raises NoAnswer, HostNotProven, NotAccepted, Unreachable, ListenError, PacketError, UsageError.
+    Without the key that *hash_type* or *auth* needs nothing is sent (fence_xvm 4.12.1 went on with an empty one).
+    Raises NoAnswer, HostNotProven, NotAccepted, Unreachable, ListenError, PacketError, UsageError,
+    AuthenticationError.
     """
+    if transport.kind not in _WITHOUT_KEY and max(hash_type, auth) > Hash.NONE and not key:
+        raise AuthenticationError("no key", f"hash {hash_type} and auth {auth} need one")
     domain = target.encode("utf-8", "surrogateescape")
     if len(domain) > DOMAIN_BYTES_MAX or b"\0" in domain:
         raise UsageError("Invalid domain name", f"{len(domain)} bytes, the wire takes 63", "use the guest's UUID")

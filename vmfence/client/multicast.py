@@ -58,6 +58,7 @@ def ask(
     request.family = int(family)
     waiting.log(f"waiting for call-backs at port {request.port}")
     waiting.listen(listener)
+    sent = 0
     while waiting.left() > 0:
         sent = _send_copies(request, group, family, port, key, hash_type, waiting)
         answer = waiting.run_until(time.monotonic() + retrans_s)

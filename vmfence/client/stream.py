@@ -74,6 +74,10 @@ class Conversation:
         remedy = "the host's log says why: another key, a weaker hash than it requires, another auth setting, a repeat"
         return NotAccepted(f"{self.peer} did not accept our request", reason, remedy)
 
+    def is_proven(self) -> bool:
+        """Whether the peer has proven that it knows the key."""
+        return self._exchange.proven
+
     def silent(self) -> str:
         """Return what this connection still waits for."""
         return f"{self.peer} connected and did not send {self._exchange.stage.value}"
@@ -109,7 +113,7 @@ class Waiting:
         sock.settimeout(max(0.05, min(1.0, self.left())))
         conversation = Conversation(sock, peer, ClientExchange(self._key, self._auth, os.urandom(CHALLENGE_BYTES)))
         if len(self._conversations) >= CONVERSATIONS_MAX:
-            self._drop(next(iter(self._conversations.values())), NoAnswer("too many connections at our call-back port"))
+            self._make_room()
         self._conversations[sock.fileno()] = conversation
         self._selector.register(sock, selectors.EVENT_READ, conversation)
         try:
@@ -148,6 +152,8 @@ class Waiting:
         if conversation is None:
             self._accept()
             return None
+        if conversation not in self._conversations.values():
+            return None  # dropped since we looked, to make room
         try:
             return conversation.receive()
         except socket.timeout:  # an OSError of its own before Python 3.10
@@ -167,6 +173,12 @@ class Waiting:
             return
         self.log(f"{address[0]} calls back")
         self.add(sock, str(address[0]))
+
+    def _make_room(self) -> None:
+        """Drop the oldest stranger; a host that has proven the key only if there is none."""
+        conversations = list(self._conversations.values())
+        oldest = next((each for each in conversations if not each.is_proven()), conversations[0])
+        self._drop(oldest, NoAnswer("too many connections at our call-back port"))
 
     def _drop(self, conversation: Conversation, why: VmfenceError) -> None:
         self.log(str(why))

@@ -3,7 +3,7 @@
 Owns what the sections and keys mean, their defaults, and where the file is looked for.  Every fault of a
 file is reported at once, with its line.  Defaults and meanings are those of fence_virtd 4.12.1, except that
 nothing is ignored in silence.  Ours are: several names in ``listener``; allow_unauthenticated,
-unknown_guest, reboot_method and state_dir in ``fence_virtd``; key_file and networks in a group.
+unknown_guest, reboot_method, state_dir and control_socket in ``fence_virtd``; key_file and networks in a group.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vmfence.protocol.auth import Hash
 SEARCH_PATHS = ("/etc/vmfence.conf", "/etc/fence_virt.conf")
 KEY_FILE = "/etc/cluster/fence_xvm.key"
 STATE_DIR = "/var/lib/vmfence"
+CONTROL_SOCKET = "/run/vmfence/control"
 PORT = 1229
 MULTICAST_ADDRESSES = {"ipv4": "225.0.0.12", "ipv6": "ff05::3:1"}
 TCP_ADDRESSES = {"ipv4": "127.0.0.1", "ipv6": "::1"}
@@ -35,7 +36,7 @@ _AUTH_KEYS = ("key_file", "hash", "auth")
 _DAEMON_KEYS = (
     *("listener", "backend", "module_path", "foreground", "wait_for_init", "wait_for_backend"),
     *("debug", "name_mode"),
-    *("allow_unauthenticated", "unknown_guest", "reboot_method", "state_dir"),
+    *("allow_unauthenticated", "unknown_guest", "reboot_method", "state_dir", "control_socket"),
 )
 _LISTENER_SHAPES = {
     "multicast": Shape((*_AUTH_KEYS, "family", "address", "port", "interface")),
@@ -72,6 +73,7 @@ class DaemonSettings:
     unknown_guest: str = "fail"
     reboot_method: str = "cycle"
     state_dir: str = STATE_DIR
+    control_socket: str = CONTROL_SOCKET
     module_path: str | None = None
     foreground: bool = False
 
@@ -234,6 +236,7 @@ def _daemon(part: Part) -> DaemonSettings:
         unknown_guest=part.get("unknown_guest", values.choice("fail", "ignore"), "fail"),
         reboot_method=part.get("reboot_method", values.choice("cycle", "reset"), "cycle"),
         state_dir=part.get("state_dir", values.absolute_path, STATE_DIR),
+        control_socket=part.get("control_socket", values.absolute_path, CONTROL_SOCKET),
         module_path=part.get("module_path", values.text, None),
         foreground=part.get("foreground", values.boolean, False),
     )

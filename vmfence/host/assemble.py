@@ -22,12 +22,37 @@ NetworkSettings = (MulticastSettings, TcpSettings)
 
 
 @dataclass(frozen=True)
+class KeyUse:
+    """One key in use: by whom, from which file, and its fingerprint."""
+
+    owner: str
+    path: str
+    fingerprint: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Return it fit for JSON."""
+        return {"owner": self.owner, "path": self.path, "sha256": self.fingerprint}
+
+
+@dataclass(frozen=True)
 class Plan:
     """Settings with their keys read: everything that can be wrong before a socket is opened."""
 
     settings: Settings
     policy: Policy
     securities: tuple[Security, ...]
+
+    def key_uses(self) -> list[KeyUse]:
+        """Return the keys in use, those of the listeners first."""
+        found = []
+        for listener, security in zip(self.settings.listeners, self.securities):
+            entry = security.keys[0]
+            if isinstance(listener, NetworkSettings) and entry.group_key is None and entry.key:
+                found.append(KeyUse(f"listener {listener.name}", listener.key_file, entry.key.fingerprint()))
+        for group, rule in zip(self.settings.groups or (), self.policy.groups or ()):
+            if group.key_file is not None:
+                found.append(KeyUse(f"group {group.label}", group.key_file, str(rule.key)))
+        return found
 
     def key_ids(self) -> set[str]:
         """Return the fingerprints of all keys in use."""

@@ -15,12 +15,16 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from vmfence import __version__
 from vmfence.config import settings as configuration
 from vmfence.config.settings import ListenerSettings, Settings
 from vmfence.errors import ListenError, Unreachable, VmfenceError
 from vmfence.host import assemble
+from vmfence.host.control import ControlSocket
+from vmfence.host.history import History
 from vmfence.host.links import LinkWatch
 from vmfence.host.listeners.base import Listener, Reception
 from vmfence.host.notify import ServiceManager
@@ -63,7 +67,10 @@ class Daemon:
         self._plan = self._load()
         self._backend = assemble.make_backend(self._plan.settings)
         self._service = Service(self._backend, _rules(self._plan))
-        self._reception = Reception(self._service, SignatureMemory(self._plan.settings.daemon.state_dir))
+        state_dir = self._plan.settings.daemon.state_dir
+        self._reception = Reception(self._service, SignatureMemory(state_dir), History(state_dir))
+        self._control = ControlSocket(self._plan.settings.daemon.control_socket, self.describe)
+        self._started_at = time.time()
         self._serving: list[Serving] = []
         self._wake = asyncio.Event()
         self._stop = self._reload = False
@@ -74,6 +81,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, self._ask, "_stop")
         loop.add_signal_handler(signal.SIGHUP, self._ask, "_reload")
+        await self._control.open()
         links = LinkWatch(self._links_changed)
         housekeeping = [asyncio.create_task(self._housekeep())]
         if self._manager.watchdog_s:
@@ -85,9 +93,25 @@ class Daemon:
                 await self._serve()
         finally:
             links.close()
+            self._control.close()
             for task in housekeeping:
                 task.cancel()
             await self._finish()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``vmfence host status`` shows, fit for JSON."""
+        return {
+            "program": f"vmfence {__version__}",
+            "pid": os.getpid(),
+            "started_at": self._started_at,
+            "config": os.path.abspath(self._plan.settings.path),
+            "listeners": [_describe(serving.listener) for serving in self._serving],
+            "backend": self._plan.settings.backend.name,
+            "hypervisors": [asdict(status) for status in self._backend.describe()],
+            "keys": [key.as_dict() for key in self._plan.key_uses()],
+            "access_rules": len(self._plan.policy.groups or ()),
+            **self._reception.describe(),
+        }
 
     def is_busy(self) -> bool:
         """Whether hypervisor calls are still running that nobody waits for."""
@@ -268,13 +292,18 @@ def set_up_log() -> None:
     logging.getLogger("asyncio").addHandler(handler)
 
 
+def _describe(listener: Listener) -> dict[str, Any]:
+    return {"where": listener.where(), "is_open": not listener.trouble(), "trouble": listener.trouble()}
+
+
 def _rules(plan: assemble.Plan) -> Rules:
     return Rules(plan.policy, plan.settings.daemon.reboot_method)
 
 
 def _refuse_moved_state(old: Settings, new: Settings) -> None:
-    if old.daemon.state_dir != new.daemon.state_dir:
-        raise VmfenceError("state_dir cannot change while the daemon runs", "", "restart the daemon")
+    for name in ("state_dir", "control_socket"):
+        if getattr(old.daemon, name) != getattr(new.daemon, name):
+            raise VmfenceError(f"{name} cannot change while the daemon runs", "", "restart the daemon")
 
 
 @contextlib.contextmanager

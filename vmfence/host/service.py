@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 from vmfence.errors import (
@@ -43,11 +43,15 @@ _POLL_LONGEST_S = 0.5
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to one request.  *code* is a code of the wire, *detail* says why, for the log."""
+    """The answer to one request.
+
+    *code* is a code of the wire, *detail* says why, for the log; *guest* is the one acted on, if it was found.
+    """
 
     code: Code
     detail: str = ""
     records: tuple[Record, ...] | None = None
+    guest: Guest | None = None
 
     @property
     def result(self) -> str:
@@ -87,6 +91,8 @@ class Service:
     def __init__(self, backend: Backend, rules: Rules) -> None:
         self.backend = backend
         self.rules = rules
+        # Told of a start that failed when the reboot it belongs to had been answered already.
+        self.on_late_failure: Callable[[Guest, str], None] = lambda guest, detail: None
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._jobs: set[asyncio.Task[None]] = set()
 
@@ -128,7 +134,13 @@ class Service:
         if request.action == Action.STATUS:
             return _status(await self._permitted(request.target, caller, deadline))
         guest = await self._permitted_at_last(request.target, caller, deadline)
-        return await self._power(Action(request.action), guest, caller, deadline)
+        try:
+            reply = await self._power(Action(request.action), guest, caller, deadline)
+        except OriginGone:
+            raise
+        except VmfenceError as error:
+            reply = Reply(Code.FAILURE, str(error))
+        return replace(reply, guest=guest)
 
     async def _list(self, caller: Caller, deadline: float) -> Reply:
         policy = self.rules.policy
@@ -268,6 +280,8 @@ class Service:
             await start
         except VmfenceError as error:
             log.error("%s is off and could not be started again: %s", guest.name, error)
+            if answer.done():
+                self.on_late_failure(guest, str(error))
             _settle(answer, Reply(Code.SUCCESS, f"off was confirmed, but the start failed: {error}"))
 
     async def _wait_for(

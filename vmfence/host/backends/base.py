@@ -40,6 +40,17 @@ class Guest:
         return self.state in (State.RUNNING, State.BLOCKED)
 
 
+@dataclass(frozen=True)
+class HypervisorStatus:
+    """What a backend knows of one hypervisor without asking: whether its last answer came, and why not."""
+
+    uri: str
+    is_answering: bool
+    trouble: str
+    connections: int
+    calls: int
+
+
 def is_uuid(text: str) -> bool:
     """Whether *text* is a UUID in its canonical form of 36 characters; then it never means a name."""
     return _UUID.fullmatch(text) is not None
@@ -65,6 +76,9 @@ class Backend(Protocol):
 
     async def reset(self, guest: Guest, deadline: float) -> None:
         """Reset *guest* in place and return when the hypervisor has reported it."""
+
+    def describe(self) -> tuple[HypervisorStatus, ...]:
+        """Return what is known of each hypervisor, at once."""
 
     def is_busy(self) -> bool:
         """Whether calls are still running that nobody waits for any more."""

@@ -22,7 +22,7 @@ from typing import Any, Callable, TypeVar
 import libvirt
 
 from vmfence.errors import BackendError, DeadlineExceeded, GuestNotFound, Unconfirmed, Unreachable
-from vmfence.host.backends.base import Guest, is_uuid
+from vmfence.host.backends.base import Guest, HypervisorStatus, is_uuid
 from vmfence.protocol.reply import State
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class Hypervisor:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.suspect = False
+        self._trouble = ""
         self._shared = uri.startswith("test:")
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -85,13 +86,18 @@ class Hypervisor:
         try:
             result = await asyncio.wait_for(asyncio.wrap_future(future), limit)
         except asyncio.TimeoutError:
-            self.suspect = True
-            raise Unreachable(f"libvirt at {self.uri} does not answer", f"no answer within {limit:.1f} s") from None
-        except Unreachable:
-            self.suspect = True
+            error = Unreachable(f"libvirt at {self.uri} does not answer", f"no answer within {limit:.1f} s")
+            self.suspect, self._trouble = True, str(error)
+            raise error from None
+        except Unreachable as error:
+            self.suspect, self._trouble = True, str(error)
             raise
-        self.suspect = False
+        self.suspect, self._trouble = False, ""
         return result
+
+    def describe(self) -> HypervisorStatus:
+        """Return what is known without asking."""
+        return HypervisorStatus(self.uri, not self.suspect, self._trouble, len(self._connections), self._running)
 
     def is_busy(self) -> bool:
         """Whether calls are running in threads."""
@@ -239,6 +245,10 @@ class LibvirtBackend:
     async def reset(self, guest: Guest, deadline: float) -> None:
         """Reset *guest* and wait for the hypervisor's event.  Raises Unconfirmed when it does not come."""
         await self._power(guest.places[0], guest, lambda connection: _reset(connection, guest, deadline), deadline)
+
+    def describe(self) -> tuple[HypervisorStatus, ...]:
+        """Return what is known of each hypervisor without asking."""
+        return tuple(hypervisor.describe() for hypervisor in self._hypervisors)
 
     def is_busy(self) -> bool:
         """Whether calls are still running in threads."""

@@ -11,13 +11,15 @@ import contextlib
 import logging
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Callable, Protocol
+from typing import Any, Callable, Protocol
 
 from vmfence.errors import AuthenticationError, PacketError, SignatureError, VmfenceError
+from vmfence.host.backends.base import Guest
+from vmfence.host.history import Event, History
 from vmfence.host.rejects import RejectLog
 from vmfence.host.service import Caller, OriginGone, Reply, Service, time_allowed_s
 from vmfence.host.signatures import SignatureMemory
@@ -37,6 +39,7 @@ WRITE_S = 10.0
 MISMATCH_LOOK_S = 0.1
 SESSIONS_MAX = 512
 SESSIONS_PER_ORIGIN_MAX = 64
+REJECTS_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,9 @@ class Listener(Protocol):
     async def close(self) -> None:
         """Stop listening; requests under way go on."""
 
+    def trouble(self) -> str:
+        """Return why no request can arrive at the moment, or nothing."""
+
     def secure(self, security: Security, has_groups: bool) -> None:
         """Demand *security* from the next request on."""
 
@@ -118,11 +124,15 @@ def printable(text: str) -> str:
 class Reception:
     """The state that all listeners of a process share."""
 
-    def __init__(self, service: Service, signatures: SignatureMemory) -> None:
+    def __init__(self, service: Service, signatures: SignatureMemory, history: History) -> None:
         self.service = service
         self.signatures = signatures
+        self.history = history
+        service.on_late_failure = self._note_late_failure
         self.is_silent_about_unknown = False
         self.rejects = RejectLog()
+        self.last_rejects: deque[tuple[float, str, str]] = deque(maxlen=REJECTS_SHOWN)
+        self.counts: Counter[tuple[str, str]] = Counter()
         self._window = ReplayWindow()
         self._book = ChallengeBook()
         self._sessions: Counter[str] = Counter()
@@ -132,6 +142,7 @@ class Reception:
 
     def reject(self, origin: str, error: VmfenceError) -> None:
         """Count and log a packet or connection that is dropped without an answer."""
+        self.last_rejects.append((time.time(), origin, str(error)))
         line = self.rejects.note(origin, error, time.monotonic())
         if line:
             log.warning("%s", line)
@@ -151,18 +162,27 @@ class Reception:
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=limit_s)
 
-    def in_flight(self) -> int:
-        """Return how many requests are under way."""
-        return len(self._tasks)
+    def describe(self) -> dict[str, Any]:
+        """Return counts, requests under way and the last rejected packets, fit for JSON."""
+        return {
+            "in_flight": len(self._tasks),
+            "requests": [
+                {"action": action, "result": result, "count": count}
+                for (action, result), count in sorted(self.counts.items())
+            ],
+            "rejected": dict(sorted(self.rejects.counts.items())),
+            "last_rejected": [{"at": at, "origin": origin, "reason": why} for at, origin, why in self.last_rejects],
+        }
 
     async def expire_signatures(self, key_ids: set[str]) -> None:
         """Let the memory of signatures forget what it may."""
         await asyncio.get_running_loop().run_in_executor(self._disk, self.signatures.expire, key_ids, time.time())
 
     def close(self) -> None:
-        """Close the memory of signatures."""
+        """Close the files."""
         self._disk.shutdown(wait=True)
         self.signatures.close()
+        self.history.close()
 
     @contextlib.asynccontextmanager
     async def admitted(self, verified: Verified, origin: str) -> AsyncIterator[Admission]:
@@ -221,11 +241,39 @@ class Reception:
         try:
             reply = await self.service.handle(verified.request, caller, deadline)
         except OriginGone as error:
-            _log_request(verified, caller.origin, "dropped", str(error))
+            await self._note(verified, caller.origin, "dropped", str(error))
             return False
         trouble = await _send(reply, writer)
-        _log_request(verified, caller.origin, reply.result, "; ".join(filter(None, (reply.detail, trouble))))
+        detail = "; ".join(filter(None, (reply.detail, trouble)))
+        await self._note(verified, caller.origin, reply.result, detail, reply.guest)
         return True
+
+    async def _note(
+        self, verified: Verified, origin: Origin, result: str, detail: str, guest: Guest | None = None
+    ) -> None:
+        """Count and log a request; a power action goes into the history as well."""
+        request = verified.request
+        ms = (time.monotonic() - verified.received) * 1000
+        self.counts[request.action_name(), result] += 1
+        _log_request(request, origin, result, ms, detail)
+        if request.action in POWER_ACTIONS:
+            name, uuid = (guest.name, guest.uuid) if guest else (printable(request.target), "")
+            who = str(origin.address or origin.guest_uuid or origin.cid)
+            await self._keep(
+                Event(time.time(), request.action_name(), name, uuid, who, origin.kind, result, round(ms), detail)
+            )
+
+    async def _keep(self, event: Event) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._disk, self.history.add, event)
+        except OSError as error:
+            log.error("cannot write the history: %s", error.strerror or error)
+
+    def _note_late_failure(self, guest: Guest, detail: str) -> None:
+        event = Event(time.time(), "on", guest.name, guest.uuid, "-", "reboot", "failed", 0, detail)
+        task = asyncio.ensure_future(self._keep(event))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _ignore_unknown(self, verified: Verified) -> None:
         """Raise Ignored for a guest that nobody knows here, if other hosts hear the same requests."""
@@ -329,15 +377,11 @@ async def _send(reply: Reply, writer: asyncio.StreamWriter) -> str:
     return ""
 
 
-def _log_request(verified: Verified, origin: Origin, result: str, detail: str) -> None:
+def _log_request(request: Request, origin: Origin, result: str, ms: float, detail: str) -> None:
     """Write the one line of a request."""
-    request = verified.request
-    ms = (time.monotonic() - verified.received) * 1000
     level = logging.INFO if result in ("ok", "off") else logging.WARNING
     target = printable(request.target) if request.target else "-"
     who = origin.address or origin.guest_uuid or origin.cid
     asked = f"request action={request.action_name()} guest={target} origin={who} via={origin.kind}"
-    if origin.claimed not in (None, origin.address):
-        asked += f" claimed={origin.claimed}"
     line = f"{asked} result={result} ms={ms:.0f}"
     log.log(level, "%s", f"{line} {printable(detail)}" if detail else line)

@@ -52,6 +52,10 @@ class MulticastListener:
         self._link = _link_state(self.settings.interface)
         self._listen()
 
+    def trouble(self) -> str:
+        """Return why no request can arrive at the moment, or nothing."""
+        return "" if self._socket is not None else f"interface {self.settings.interface} is not there"
+
     def secure(self, security: Security, has_groups: bool) -> None:
         """Demand *security* from the next request on."""
         self._security, self._has_groups = security, has_groups

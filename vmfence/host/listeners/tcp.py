@@ -40,6 +40,10 @@ class TcpListener:
         listening = _listening_socket(self.settings)
         self._server = await asyncio.start_server(self._connected, sock=listening, backlog=_BACKLOG, limit=4096)
 
+    def trouble(self) -> str:
+        """Return why no request can arrive at the moment, or nothing."""
+        return "" if self._server is not None else "closed"
+
     def secure(self, security: Security, has_groups: bool) -> None:
         """Demand *security* from the next request on."""
         self._security = security

@@ -1,0 +1,22 @@
+"""``vmfence host daemon``."""
+
+from __future__ import annotations
+
+import click
+
+from vmfence.host import daemon as host_daemon
+
+
+@click.command()
+@click.option("-f", "--config", metavar="FILE", help="Configuration; else /etc/vmfence.conf, /etc/fence_virt.conf.")
+@click.option("-F", "--foreground", is_flag=True, help="Accepted for fence_virtd's sake: always in the foreground.")
+@click.option("-d", "--debug", type=click.IntRange(0, 99), metavar="LEVEL", help="0: a line a request; 1 and up: more.")
+@click.option("-w", "--wait-for-init", is_flag=True, help="Wait until libvirt and the interface are there.")
+@click.option("-p", "--pid-file", metavar="FILE", help="Write the process number there, and allow one daemon for it.")
+def daemon(config: str | None, foreground: bool, debug: int | None, wait_for_init: bool, pid_file: str | None) -> None:
+    """Run the daemon: wait for requests of fence agents and carry them out on libvirt.
+
+    SIGHUP reads configuration and keys again; SIGTERM finishes what has begun and ends.
+    """
+    host_daemon.set_up_log()
+    raise click.exceptions.Exit(host_daemon.run(host_daemon.Options(config, debug, wait_for_init, pid_file)))

@@ -1,0 +1,36 @@
+"""``vmfence host keygen``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from vmfence import keyfile
+from vmfence.errors import UsageError
+
+KEY_FILE = "/etc/cluster/fence_xvm.key"
+
+
+@click.command()
+@click.argument("path", metavar="[FILE]", default=KEY_FILE)
+@click.option("--bytes", "size", type=click.IntRange(32, 4096), default=4096, show_default=True, help="Its size.")
+@click.option("--force", is_flag=True, help="Replace a key that is there; the old one is kept under a dated name.")
+@click.option("--check", is_flag=True, help="Make nothing: judge the key in FILE and show its fingerprint.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON: path, fingerprint, warnings.")
+def keygen(path: str, size: int, force: bool, check: bool, as_json: bool) -> None:
+    """Make the shared key (/etc/cluster/fence_xvm.key), or judge one.
+
+    Shows its path and SHA-256 fingerprint, never the key. The same fingerprint on host and guest is the same key.
+    """
+    if check and force:
+        raise UsageError("--check makes nothing, --force replaces", "", "give one of them")
+    key = keyfile.read(path) if check else keyfile.create(path, size, force)
+    warnings = keyfile.judge(path)
+    if as_json:
+        found = {"path": path, "fingerprint": keyfile.fingerprint(key), "warnings": [str(w) for w in warnings]}
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"{path}\nSHA256 {keyfile.fingerprint(key)}")
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)

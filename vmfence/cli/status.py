@@ -1,0 +1,112 @@
+"""``vmfence host status`` and ``vmfence host history``."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from vmfence.config import settings as configuration
+from vmfence.errors import UsageError
+from vmfence.host import control
+from vmfence.host import history as past
+from vmfence.host.history import Event
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_config = click.option("-f", "--config", metavar="FILE", help="The daemon's configuration, if not the usual one.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+
+
+@click.command()
+@_config
+@_as_json
+def status(config: str | None, as_json: bool) -> None:
+    """Show the running daemon: listeners, hypervisors, keys, counts, and what it rejected last."""
+    settings = configuration.load(configuration.find(config))
+    found = control.ask(settings.daemon.control_socket)
+    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_status_lines(found)))
+
+
+@click.command()
+@click.option("--since", metavar="TIME", help='How far back: "2h", "3d", or a date "2026-11-23 03:00".')
+@click.option("-H", "--guest", metavar="NAME", help="Only this guest, by name or UUID.")
+@click.option("--follow", is_flag=True, help="Then show what comes, until interrupted.")
+@_config
+@_as_json
+def history(since: str | None, guest: str | None, follow: bool, config: str | None, as_json: bool) -> None:
+    """Show who fenced whom: when, by whom, with what result, how long it took."""
+    folder = configuration.load(configuration.find(config)).daemon.state_dir
+    begin = 0.0 if since is None else _moment(since)
+    _show_events((event for event in past.read(folder) if event.at >= begin), guest, as_json)
+    if follow:
+        try:
+            _show_events(past.follow(folder), guest, as_json)
+        except KeyboardInterrupt:
+            return
+
+
+def _show_events(events: Iterable[Event], guest: str | None, as_json: bool) -> None:
+    """Show the events of *guest* (None: all), one line each."""
+    for event in events:
+        if guest is None or guest == event.guest or guest.lower() == event.uuid:
+            click.echo(json.dumps(asdict(event)) if as_json else _event_line(event))
+
+
+def _event_line(event: Event) -> str:
+    detail = f"  {event.detail}" if event.detail else ""
+    who = f"{event.origin} ({event.via})"
+    return f"{_time(event.at)}  {event.action:<7} {event.guest:<32} {event.result:<7} {event.ms:>6} ms  {who}{detail}"
+
+
+def _status_lines(found: dict[str, Any]) -> Iterable[str]:
+    up = _duration(time.time() - found["started_at"])
+    yield f"{found['program']}, process {found['pid']}, up {up}, configuration {found['config']}"
+    yield "listeners"
+    for listener in found["listeners"]:
+        yield f"  {listener['where']}: {'open' if listener['is_open'] else listener['trouble']}"
+    yield f"backend {found['backend']}"
+    for hypervisor in found["hypervisors"]:
+        state = "answers" if hypervisor["is_answering"] else hypervisor["trouble"]
+        yield f"  {hypervisor['uri']}: {state} ({hypervisor['connections']} connections)"
+    yield "keys"
+    for key in found["keys"]:
+        yield f"  {key['owner']}: {key['path']} SHA256 {key['sha256']}"
+    yield f"access rules: {found['access_rules'] or 'none, who has the key may act on every guest'}"
+    yield f"requests: {found['in_flight']} in flight"
+    for count in found["requests"]:
+        yield f"  {count['action']} {count['result']}: {count['count']}"
+    yield f"rejected packets: {sum(found['rejected'].values())}"
+    for reason, number in found["rejected"].items():
+        yield f"  {reason}: {number}"
+    for reject in found["last_rejected"][-5:]:
+        yield f"  {_time(reject['at'])} {reject['origin']}: {reject['reason']}"
+
+
+def _time(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours, days = int(seconds // 60) % 60, int(seconds // 3600) % 24, int(seconds // 86400)
+    parts = [f"{days} d"] if days else []
+    parts += [f"{hours} h"] if days or hours else []
+    parts += [f"{minutes} min"] if seconds >= 60 else [f"{int(seconds)} s"]
+    return " ".join(parts)
+
+
+def _moment(text: str) -> float:
+    """Return the moment meant by *text* in seconds of the wall clock.  Raises UsageError."""
+    ago = re.fullmatch(r"(\d{1,9})([smhdw])", text)
+    if ago:
+        return time.time() - int(ago[1]) * _UNITS_S[ago[2]]
+    for form in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d"):
+        try:
+            return time.mktime(time.strptime(text, form))
+        except (ValueError, OverflowError):
+            continue
+    raise UsageError(f"{text!r} is no time", "", 'give how far back ("30m", "2h", "3d") or a date ("2026-11-23 03:00")')

@@ -1,0 +1,160 @@
+"""The control socket: what the running daemon tells root, or its group, about itself.
+
+A client connects to the Unix socket, sends one line of JSON, {"version": 1, "command": "status"}, and gets one line of
+JSON back: {"version": 1, "status": {...}} or {"version": 1, "error": "..."}.  Nothing can be changed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import grp
+import json
+import os
+import socket
+from typing import Any, Callable
+
+from vmfence.errors import Unreachable, VmfenceError
+from vmfence.host.listeners.base import hang_up
+
+VERSION = 1
+GROUP = "vmfence"
+_LINE_BYTES_MAX = 4096
+_REQUEST_S = 2.0
+_ANSWER_BYTES_MAX = 4 << 20
+_CONNECTIONS_MAX = 16
+
+
+class ControlSocket:
+    """The daemon's side; *status* returns what is to be told, fit for JSON."""
+
+    def __init__(self, path: str, status: Callable[[], dict[str, Any]]) -> None:
+        self._path, self._status = path, status
+        self._server: asyncio.AbstractServer | None = None
+        self._open = 0
+
+    async def open(self) -> None:
+        """Begin to listen; the folder is made when it is missing.  Raises VmfenceError."""
+        try:
+            self._server = await asyncio.start_unix_server(
+                self._connected, sock=_bound_socket(self._path), limit=_LINE_BYTES_MAX
+            )
+        except OSError as error:
+            remedy = "set control_socket to a path that this user can write"
+            raise VmfenceError(
+                f"cannot open the control socket {self._path}", error.strerror or str(error), remedy
+            ) from error
+
+    def close(self) -> None:
+        """Stop listening and remove the socket."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._open >= _CONNECTIONS_MAX:
+            writer.transport.abort()
+            return
+        self._open += 1
+        try:
+            line = await asyncio.wait_for(reader.readline(), _REQUEST_S)
+            writer.write(json.dumps({"version": VERSION, **self._answer(line)}).encode() + b"\n")
+            await hang_up(writer)
+        except (asyncio.TimeoutError, ValueError, OSError):
+            writer.transport.abort()  # silent, too long, or gone
+        finally:
+            self._open -= 1
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            asked = json.loads(line)
+            version, command = asked["version"], asked["command"]
+        except (ValueError, KeyError, TypeError):
+            return {"error": 'expected one line such as {"version": 1, "command": "status"}'}
+        if version != VERSION:
+            return {"error": f"version {version!r} is not known, {VERSION} is"}
+        if command != "status":
+            return {"error": f"command {command!r} is not known, status is"}
+        return {"status": self._status()}
+
+
+def ask(path: str, timeout_s: float = 5.0) -> dict[str, Any]:
+    """Return the status of the daemon at *path*.  Raises Unreachable when none answers, VmfenceError for nonsense."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout_s)
+            connection.connect(path)
+            connection.sendall(json.dumps({"version": VERSION, "command": "status"}).encode() + b"\n")
+            answer = _read_line(connection)
+    except OSError as error:
+        raise _unreachable(path, error) from error
+    try:
+        found = json.loads(answer)
+        status: dict[str, Any] = found["status"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise VmfenceError(f"the daemon at {path} gave no status", repr(answer[:200])) from error
+    return status
+
+
+def _read_line(connection: socket.socket) -> bytes:
+    answer = b""
+    while not answer.endswith(b"\n") and len(answer) < _ANSWER_BYTES_MAX:
+        piece = connection.recv(65536)
+        if not piece:
+            break
+        answer += piece
+    return answer
+
+
+def _unreachable(path: str, error: OSError) -> VmfenceError:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        failure = VmfenceError(f"not permitted to ask the daemon at {path}", "", f"try as root or in group {GROUP}")
+        failure.exit_code = 3
+        return failure
+    reason = error.strerror or "no answer in time"
+    return Unreachable(
+        f"no daemon answers at {path}", reason, "start it: systemctl start vmfence, or vmfence host daemon"
+    )
+
+
+def _bound_socket(path: str) -> socket.socket:
+    """Return a socket at *path* for root and the group alone.  Raises OSError; a dead daemon's socket is replaced."""
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            _bind(bound, path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or _is_served(path):
+                raise
+            os.unlink(path)
+            _bind(bound, path)
+        with contextlib.suppress(KeyError, PermissionError):
+            os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
+            os.chmod(path, 0o660)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _bind(bound: socket.socket, path: str) -> None:
+    """Bind so that at no moment anybody else may connect."""
+    mask = os.umask(0o177)
+    try:
+        bound.bind(path)
+    finally:
+        os.umask(mask)
+
+
+def _is_served(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
