@@ -16,7 +16,7 @@ test: $(VENV)/.test
 
 bench: $(VENV)/.test
 	contrib/install-packages $(TEST_PACKAGES)
-	$(VENV)/bin/python -m contrib.bench
+	$(VENV)/bin/python -m contrib.bench $(BENCH_ARGS)
 
 $(VENV)/bin/python:
 	contrib/install-packages $(BUILD_PACKAGES)

@@ -21,8 +21,7 @@ class VmfenceError(Exception):
 
     def __str__(self) -> str:
         parts = (part.rstrip(".") for part in (self.what, self.why, self.remedy) if part)
-        text = ". ".join(parts)
-        return text if text.endswith("?") else f"{text}."
+        return " ".join(part if part.endswith("?") else f"{part}." for part in parts)
 
 
 class UsageError(VmfenceError):

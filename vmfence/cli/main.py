@@ -37,10 +37,10 @@ def run() -> int:
         return UsageError.exit_code
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "vmfence"
-        click.echo(f"error: {error.format_message().rstrip('.')}. try: {path} --help.", err=True)
+        click.echo(f"error: {UsageError(error.format_message(), '', f'try: {path} --help')}", err=True)
         return UsageError.exit_code
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message().rstrip('.')}.", err=True)
+        click.echo(f"error: {VmfenceError(error.format_message())}", err=True)
         return 1
     except click.Abort:
         click.echo("error: interrupted.", err=True)
