@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BUILD_PACKAGES := gcc libvirt-dev pkg-config python3-dev python3-venv
 TEST_PACKAGES := $(BUILD_PACKAGES) fence-virt fence-virtd iproute2 libvirt-clients libvirt-daemon-system mandoc nftables \
-	pacemaker-cli-utils pcs qemu-system-x86
+	pacemaker-cli-utils pcs qemu-system-x86 zsh fish
 
 .PHONY: demo test check bench clean
 

@@ -30,6 +30,12 @@ class UsageError(VmfenceError):
     exit_code = 2
 
 
+class NotPermitted(VmfenceError):
+    """This user may not do that."""
+
+    exit_code = 3
+
+
 class KeyFileError(VmfenceError):
     """A shared key is missing, unreadable, too short, or readable by everybody."""
 

@@ -83,7 +83,7 @@ Fence_VirtD {
   listener = "multicast, tcp vsock serial";
   backend = "cpg";
   debug = "3"; foreground = "1"; wait_for_backend = "1"; name_mode = "name";
-  allow_unauthenticated = "yes"; unknown_guest = "ignore"; reboot_method = "RESET"; state_dir = "/srv/f";
+  allow_unauthenticated = "yes"; unknown_guest = "ignore"; reboot_method = "RESET"; state_dir = "/srv/f"; control_socket = "/srv/c";
 }
 listeners {
   multicast { address = "FF05::3:2"; port = "0x4D0"; hash = "SHA512"; auth = "none"; KEY_FILE = "/k"; }
@@ -148,7 +148,7 @@ def test_file_written_by_the_wizard() -> None:
 
 def test_every_setting() -> None:
     found = read(FULL, "f")
-    assert found.daemon == DaemonSettings(3, True, True, "ignore", "reset", "/srv/f", None, True)
+    assert found.daemon == DaemonSettings(3, True, True, "ignore", "reset", "/srv/f", None, True, "/srv/c")
     assert found.listeners == (
         MulticastSettings("multicast", "/k", Hash.SHA512, Hash.NONE, "ipv6", "ff05::3:2", 1232, None, 9),
         TcpSettings(hash=Hash.SHA1, auth=Hash.SHA512, family="ipv6", address="::1", line=10),
@@ -218,7 +218,7 @@ def test_name_mode_of_fence_virtd_is_the_default_of_the_backend() -> None:
 
 ALL_DAEMON_KEYS = (
     "known here: listener, backend, module_path, foreground, wait_for_init, wait_for_backend, debug, "
-    "name_mode, allow_unauthenticated, unknown_guest, reboot_method, state_dir"
+    "name_mode, allow_unauthenticated, unknown_guest, reboot_method, state_dir, control_socket"
 )
 ALLOW = 'remove the line, or add allow_unauthenticated = "yes"; to fence_virtd'
 MIXUP = f"{ALLOW}; fence_virtd in fact used sha256 here, so its clients go on working without the line"
@@ -630,7 +630,7 @@ def test_repeated_key_is_a_warning_and_the_last_one_counts() -> None:
 
 def test_repeated_members_of_a_group_are_no_warning() -> None:
     found = read(FULL, "f")
-    assert [warning.line for warning in found.warnings] == [10], "the auth line of tcp, and nothing else"
+    assert [warning.line for warning in found.warnings] == [6, 10], "unknown_guest and auth of tcp, and nothing else"
 
 
 def test_syntax_fault_is_a_config_error_with_line() -> None:

@@ -7,6 +7,7 @@ user sees all of them at once, and the caller decides.  Pure: no file, no clock,
 from __future__ import annotations
 
 from vmfence.agent.options import BY_NAME, OPTIONS, Option, imitates
+from vmfence.client.ask import AVAILABLE, unavailable
 from vmfence.client.multicast import family_of
 from vmfence.errors import UsageError
 from vmfence.protocol.auth import Hash
@@ -121,6 +122,8 @@ class Options:
         """Check what concerns more than one option, once all are taken, and fill in the timeout."""
         if self.transport == "multicast":
             self._check_group()
+        if self.action is Action.VALIDATE_ALL and self.transport not in AVAILABLE:
+            self.faults.append(unavailable(self.transport))
         if self.needs_guest and not self.target and not (self.help or self.version or self.faults):
             self.faults.append(self._no_guest())
         if self.timeout_s is None:

@@ -23,11 +23,31 @@ _HASHES = click.Choice(guests.HASH_NAMES, case_sensitive=False)
     help="Group to ask (225.0.0.12, or ff05::3:1).",
 )
 @click.option(
-    "-i", "--ip-family", "family", type=click.Choice(["auto", "ipv4", "ipv6"]), default="auto", show_default=True
+    "-i",
+    "--ip-family",
+    "family",
+    type=click.Choice(["auto", "ipv4", "ipv6"]),
+    default="auto",
+    help="Family of the group, where no address tells it.",
 )
-@click.option("-T", "--ipaddr", metavar="ADDRESS", help="Ask the daemon at this address by TCP instead.")
-@click.option("-p", "--ipport", "port", type=click.IntRange(1, 65535), default=1229, show_default=True)
-@click.option("-k", "--key-file", metavar="FILE", default="/etc/cluster/fence_xvm.key", show_default=True)
+@click.option("-T", "--ipaddr", metavar="ADDRESS", help="Ask the daemon at this literal address by TCP instead.")
+@click.option(
+    "-p",
+    "--ipport",
+    "port",
+    type=click.IntRange(1, 65535),
+    default=1229,
+    show_default=True,
+    help="Port of the daemon, and of its call-back.",
+)
+@click.option(
+    "-k",
+    "--key-file",
+    metavar="FILE",
+    default="/etc/cluster/fence_xvm.key",
+    show_default=True,
+    help="The key shared with the host.",
+)
 @click.option(
     "-c", "--hash", "hash_name", type=_HASHES, default="sha256", show_default=True, help="Hash of the signature."
 )

@@ -6,6 +6,8 @@ import importlib
 
 import click
 
+from vmfence.errors import UsageError, VmfenceError
+
 # Name -> (module, attribute, one line of help).  Help stands here so that the list of commands imports none of them.
 Commands = dict[str, tuple[str, str, str]]
 
@@ -17,16 +19,27 @@ class LazyGroup(click.Group):
         super().__init__(name, help=help_text, context_settings={"help_option_names": ["-h", "--help"]})
         self._table = table
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Without a command show the help, as a fault: click did that in another way before 8.2."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(UsageError.exit_code)
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all names."""
         return sorted(self._table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return one command, imported now."""
+        """Return one command, imported now.  Raises VmfenceError when it needs a package that is not installed."""
         if cmd_name not in self._table:
             return None
         module, attribute, _ = self._table[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            remedy = "on a host: pip install 'vmfence[host]'"
+            raise VmfenceError(f"the Python package {error.name} is not installed", "", remedy) from error
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

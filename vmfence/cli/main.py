@@ -32,9 +32,6 @@ def run() -> int:
     """Run the command and return its exit code; our errors become lines on stderr, never a traceback."""
     try:
         code = vmfence.main(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return UsageError.exit_code
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "vmfence"
         click.echo(f"error: {UsageError(error.format_message(), '', f'try: {path} --help')}", err=True)

@@ -24,11 +24,14 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 @click.command()
 @_config
+@click.option("-s", "--socket", "path", metavar="FILE", help="Its control socket; no configuration is read then.")
 @_as_json
-def status(config: str | None, as_json: bool) -> None:
-    """Show the running daemon: listeners, hypervisors, keys, counts, and what it rejected last."""
-    settings = configuration.load(configuration.find(config))
-    found = control.ask(settings.daemon.control_socket)
+def status(config: str | None, path: str | None, as_json: bool) -> None:
+    """Show the running daemon: listeners, hypervisors, keys, counts, and what it rejected last.
+
+    For root and the group vmfence.
+    """
+    found = control.ask(path or configuration.load(configuration.find(config)).daemon.control_socket)
     click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_status_lines(found)))
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
 DEFAULT_PORT = 1229
+AVAILABLE = ("multicast", "tcp")
 _WITHOUT_KEY = ("serial", "vmchannel")
 
 
@@ -79,9 +80,12 @@ def ask(
             return direct.ask(request, transport.address, transport.port, key, hash_type, waiting)
     finally:
         waiting.close()
-    raise UsageError(
-        f"transport {transport.kind} is not available in this version", "", "use multicast or tcp (ipaddr)"
-    )
+    raise unavailable(transport.kind)
+
+
+def unavailable(kind: str) -> UsageError:
+    """Return the error of a transport that is known and not built yet."""
+    return UsageError(f"transport {kind} is not available in this version", "", "use multicast or tcp (ipaddr)")
 
 
 def _ignore(_: str) -> None:

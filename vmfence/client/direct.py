@@ -33,8 +33,10 @@ def ask(request: Request, address: str, port: int, key: Key | None, hash_type: H
 
 def _connect(address: str, port: int, left_s: float) -> socket.socket:
     try:
-        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except (OSError, UnicodeError):
+        # As bytes: for text Python loads encodings.idna and the Unicode database, which no address needs.
+        host = address.encode("ascii")
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, ValueError):
         raise UsageError(f"{address!r} is no IP address", "", "give the host's literal IPv4 or IPv6 address") from None
     family, kind, _, _, target = found[0]
     sock = socket.socket(family, kind)

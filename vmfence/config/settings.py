@@ -73,9 +73,9 @@ class DaemonSettings:
     unknown_guest: str = "fail"
     reboot_method: str = "cycle"
     state_dir: str = STATE_DIR
-    control_socket: str = CONTROL_SOCKET
     module_path: str | None = None
     foreground: bool = False
+    control_socket: str = CONTROL_SOCKET
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,7 @@ def read(text: bytes, path: str) -> Settings:
         part = Part("fence_virtd", 0, faults)
     daemon = _daemon(part)
     listeners = _listeners(parts, part, daemon, faults)
+    _warn_of_silence(part, daemon, listeners, faults)
     backend = _backend(parts, part, faults)
     groups = _groups(parts)
     return Settings(path, daemon, listeners, backend, groups, faults.close())
@@ -264,6 +265,15 @@ def _listeners(
             if name in named and not daemon.allow_unauthenticated:
                 _refuse_unauthenticated(part, found[name])
     return tuple(found[name] for name in named)
+
+
+def _warn_of_silence(
+    part: Part, daemon: DaemonSettings, listeners: tuple[ListenerSettings, ...], faults: Faults
+) -> None:
+    """Tell that silence about unknown guests serves multicast alone, where other hosts hear the same request."""
+    if daemon.unknown_guest == "ignore" and any(isinstance(listener, TcpSettings) for listener in listeners):
+        what = 'unknown_guest = "ignore" closes tcp connections without an answer'
+        faults.warn(part.line_of("unknown_guest"), what, "its clients then report that the host did not accept them")
 
 
 def _warn_of_old_mixup(part: Part, listener: ListenerSettings, faults: Faults) -> None:

@@ -15,7 +15,7 @@ import os
 import socket
 from typing import Any, Callable
 
-from vmfence.errors import Unreachable, VmfenceError
+from vmfence.errors import NotPermitted, Unreachable, VmfenceError
 from vmfence.host.listeners.base import hang_up
 
 VERSION = 1
@@ -111,9 +111,7 @@ def _read_line(connection: socket.socket) -> bytes:
 
 def _unreachable(path: str, error: OSError) -> VmfenceError:
     if error.errno in (errno.EACCES, errno.EPERM):
-        failure = VmfenceError(f"not permitted to ask the daemon at {path}", "", f"try as root or in group {GROUP}")
-        failure.exit_code = 3
-        return failure
+        return NotPermitted(f"not permitted to ask the daemon at {path}", "", f"try as root or in group {GROUP}")
     reason = error.strerror or "no answer in time"
     return Unreachable(
         f"no daemon answers at {path}", reason, "start it: systemctl start vmfence, or vmfence host daemon"

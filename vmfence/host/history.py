@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Callable
 
-from vmfence.errors import VmfenceError
+from vmfence.errors import NotPermitted, VmfenceError
 
 FILE_NAME = "history.jsonl"
 FILE_BYTES_MAX = 8 << 20
@@ -77,8 +77,10 @@ def read(folder: str) -> Iterator[Event]:
                 yield from filter(None, map(_event, file))
         except FileNotFoundError:
             continue
+        except PermissionError as error:
+            raise NotPermitted(f"cannot read {name}", error.strerror or str(error), "try as root") from error
         except OSError as error:
-            raise VmfenceError(f"cannot read {name}", error.strerror or str(error), "try as root") from error
+            raise VmfenceError(f"cannot read {name}", error.strerror or str(error)) from error
 
 
 def follow(folder: str, is_over: Callable[[], bool] = lambda: False) -> Iterator[Event]:

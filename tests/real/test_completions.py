@@ -1,0 +1,244 @@
+"""Completions, asked for in a real bash, zsh and fish: the words of the program, and nothing started to find them."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import click
+import pytest
+
+from vmfence.agent.options import ALIASES, COMMAND_LINE_ONLY, OPTIONS
+from vmfence.agent.values import actions, hashes
+from vmfence.cli.main import vmfence as root
+
+FOLDER = Path(__file__).parent.parent.parent / "completions"
+SHELLS = ("bash", "zsh", "fish")
+LIMIT_S = 60
+HASHES = set(hashes())
+ACTIONS = set(actions()) - {"null"}  # it only ever fails: not offered
+FAMILIES = {"auto", "ipv4", "ipv6"}
+AGENT = {f"-{o.letter}" for o in (*OPTIONS, *COMMAND_LINE_ONLY) if o.letter}
+AGENT |= {f"--{o.name}" for o in (*OPTIONS, *COMMAND_LINE_ONLY)}
+HOSTILE = "a$(touch hit)`touch hit`;touch hit'"
+Complete = Callable[[str], set[str]]
+
+# Words that are typed, whole, before the cursor; bash cuts at =, as readline does.
+BASH = r"""
+. "$FOLDER/${LINE%% *}.bash"
+COMP_LINE=$LINE
+COMP_POINT=${#LINE}
+eval "COMP_WORDS=($WORDS)"
+COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 ))
+_vmfence "${COMP_WORDS[0]}" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+(( ${#COMPREPLY[@]} )) && printf '%s\n' "${COMPREPLY[@]}"
+"""
+# An interactive zsh whose first prompt completes the line, notes every match that is added, and ends.
+ZSHRC = r"""
+fpath=($FOLDER $fpath)
+autoload -U compinit
+compinit $([[ -e $DUMP ]] && echo -C) -u -d $DUMP
+unsetopt auto_list auto_menu  # nobody reads the terminal
+compadd() {
+  local -a found
+  if [[ ${@[1,(i)(-|--)]} != *-[OAD]\ * ]]; then
+    builtin compadd -A found "$@"
+    (( $#found )) && print -rl -- $found >>$OUT
+  fi
+  builtin compadd "$@"
+}
+zle-line-init() {
+  BUFFER=$LINE CURSOR=$#LINE
+  zle complete-word
+  exit
+}
+zle -N zle-line-init
+"""
+FISH = 'source $FOLDER/(string split " " $LINE)[1].fish; complete -C "$LINE"'
+
+
+class Shell:
+    """One of SHELLS in an empty folder, with a vmfence that notes its starts and lists the guests in a file."""
+
+    def __init__(self, name: str, folder: Path, dump: Path) -> None:
+        self.name, self.folder = name, folder
+        self.guests = folder / "guests"
+        self.guests.write_text("")
+        program = folder / "bin" / "vmfence"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\necho "$@" >>{folder}/started\ncat {self.guests}\n')
+        program.chmod(0o755)
+        self._environment = {
+            **{"PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": str(folder), "ZDOTDIR": str(folder)},
+            **{"FOLDER": str(FOLDER), "OUT": str(folder / "out"), "TERM": "dumb", "LC_ALL": "C.UTF-8"},
+            "DUMP": str(dump),
+        }
+
+    def started(self) -> list[str]:
+        """Return with which arguments vmfence was started."""
+        path = self.folder / "started"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def complete(self, line: str) -> set[str]:
+        """Return what is offered at the end of *line*, without descriptions and the = of long options."""
+        found = {"bash": self._bash, "zsh": self._zsh, "fish": self._fish}[self.name](line)
+        # Some shells repeat what stands before an attached value.
+        return {word.partition("=")[2] or word.rstrip("=") for word in found if word}
+
+    def _bash(self, line: str) -> list[str]:
+        words = " ".join(shlex.quote(word) for word in line.replace("=", " = ").split(" "))
+        return self._run(["bash", "--norc", "-c", BASH], {"LINE": line, "WORDS": words})
+
+    def _fish(self, line: str) -> list[str]:
+        offered = self._run(["fish", "--no-config", "-c", FISH], {"LINE": line})
+        return [word.partition("\t")[0] for word in offered]
+
+    def _zsh(self, line: str) -> list[str]:
+        (self.folder / ".zshrc").write_text(ZSHRC)
+        out = self.folder / "out"
+        out.write_text("")
+        ours, theirs = pty.openpty()
+        try:
+            self._run(["zsh", "--no-global-rcs", "-i"], {"LINE": line}, stdin=theirs, stdout=theirs, stderr=theirs)
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        return out.read_text().splitlines()
+
+    def _run(self, argv: list[str], variables: dict[str, str], **streams: int) -> list[str]:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        ended = subprocess.run(
+            argv, **{**pipes, **streams}, env={**self._environment, **variables}, cwd=self.folder, timeout=LIMIT_S
+        )
+        assert not ended.stderr, ended.stderr.decode()
+        return (ended.stdout or b"").decode().splitlines()
+
+
+@pytest.fixture(params=SHELLS)
+def shell(request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    if not shutil.which(request.param):
+        pytest.skip(f"needs {request.param}")
+    # What zsh finds out about all its completions at the first start, for the later ones.
+    return Shell(request.param, tmp_path, tmp_path_factory.getbasetemp() / "zcompdump")
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield *command* and all below it, each with the words that name it."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from commands(below, (*path, name))
+
+
+COMMANDS = {" ".join(("vmfence", *path)): command for path, command in commands(root) if path != ("agent",)}
+
+
+def options(command: click.Command) -> set[str]:
+    """Return all spellings of all options of *command*."""
+    found = {word for parameter in command.params for word in parameter.opts if isinstance(parameter, click.Option)}
+    return found | {"-h", "--help"}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_option_of_a_command_and_no_other(line: str, shell: Shell) -> None:
+    assert shell.complete(f"{line} -") == options(COMMANDS[line])
+    assert shell.started() == []
+
+
+@pytest.mark.parametrize("line", [line for line, command in COMMANDS.items() if isinstance(command, click.Group)])
+def test_every_command_of_a_group_and_no_other(line: str, shell: Shell) -> None:
+    command = COMMANDS[line]
+    assert isinstance(command, click.Group)
+    offered = {word for word in shell.complete(f"{line} ") if not word.startswith("-")}
+    assert offered == set(command.list_commands(click.Context(command)))
+    assert shell.started() == []
+
+
+@pytest.mark.parametrize("line", ["fence_vmfence", "vmfence agent"])
+def test_every_option_of_the_agent_and_no_other(line: str, shell: Shell) -> None:
+    assert shell.complete(f"{line} -") == AGENT
+    assert not {f"--{alias}" for alias in ALIASES} & AGENT
+    assert shell.started() == []
+
+
+VALUES = [
+    ("fence_vmfence -o ", ACTIONS),
+    ("fence_vmfence -d -o o", {"on", "off"}),
+    ("fence_vmfence --action=l", {"list", "list-status"}),
+    ("vmfence agent --action ", ACTIONS),
+    ("fence_vmfence -c ", HASHES),
+    ("fence_vmfence --auth=", HASHES),
+    ("vmfence agent -T ::1 -C sha5", {"sha512"}),
+    ("fence_vmfence -i ", FAMILIES),
+    ("vmfence list -c ", HASHES),
+    ("vmfence guest list --json -C ", HASHES),
+    ("vmfence list --ip-family=ip", {"ipv4", "ipv6"}),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), VALUES)
+def test_values(line: str, expected: set[str], shell: Shell) -> None:
+    assert shell.complete(line) == expected
+    assert shell.started() == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("fence_vmfence -k fen", "fence_vmfence --key_file=fen", "vmfence agent -o off -k fen"),
+        *("vmfence list -k fen", "vmfence guest list --key-file fen", "vmfence host keygen --check fen"),
+        *("vmfence host daemon -f fen", "vmfence host daemon --config=fen", "vmfence host daemon -w -p fen"),
+    ],
+)
+def test_files(line: str, shell: Shell) -> None:
+    (shell.folder / "fence.key").write_text("")
+    assert shell.complete(line) == {"fence.key"}
+
+
+NUMBERS = [
+    "fence_vmfence -t ",
+    "fence_vmfence --ipport=",
+    "vmfence list -p ",
+    "vmfence host daemon -d ",
+    "vmfence host keygen --bytes ",
+]
+
+
+@pytest.mark.parametrize("line", NUMBERS)
+def test_nothing_where_only_the_user_knows(line: str, shell: Shell) -> None:
+    (shell.folder / "fence.key").write_text("")
+    assert shell.complete(line) == set()
+
+
+@pytest.mark.parametrize("option", ["-n ", "-H ", "--plug=", "--port ", "--domain="])
+def test_guests_come_from_the_host(option: str, shell: Shell) -> None:
+    (shell.folder / "fence.key").write_text("")
+    uuid = "44179d3f-6c63-474f-a212-20c8b4b25b16"
+    shell.guests.write_text(f"{'alpha':<32} {uuid} on\n{'alto':<32} {uuid} off\n{'b' * 40} {uuid} on\n")
+    assert shell.complete(f"fence_vmfence -o off -k fence.key -T ::1 {option}al") == {"alpha", "alto"}
+    assert shell.complete(f"vmfence agent --key_file=fence.key {option}b") == {"b" * 40}
+    assert set(shell.started()) == {"list -t 1 -k fence.key -T ::1", "list -t 1 -k fence.key"}
+
+
+def test_without_a_key_nobody_is_asked_for_guests(shell: Shell) -> None:
+    assert shell.complete("fence_vmfence -k missing -H ") == set()
+    assert shell.started() == []
+
+
+def test_the_name_of_a_guest_is_never_run(shell: Shell) -> None:
+    (shell.folder / "fence.key").write_text("")
+    shell.guests.write_text(f"{HOSTILE} 44179d3f-6c63-474f-a212-20c8b4b25b16 on\n")
+    offered = shell.complete("fence_vmfence -k fence.key -H a")
+    if shell.name == "bash":  # the others quote what they insert
+        assert [shlex.split(word) for word in offered] == [[HOSTILE]]
+    assert set(shell.started()) == {"list -t 1 -k fence.key"}
+    assert not (shell.folder / "hit").exists()
