@@ -151,8 +151,13 @@ class Policy:
         return self.shows(origin, key_id, text, text)
 
 
+def is_uuid(text: str) -> bool:
+    """Whether *text* is a UUID in its canonical form of 36 characters; then it never means a name."""
+    return _UUID.fullmatch(text) is not None
+
+
 def _names(target: str, name: str | None, uuid: str | None) -> bool:
-    if _UUID.fullmatch(target):
+    if is_uuid(target):
         return uuid is not None and target.lower() == uuid.lower()
     return name is not None and target == name
 

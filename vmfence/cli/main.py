@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from vmfence import __version__
@@ -50,8 +48,6 @@ def run() -> int:
         click.echo(f"error: {error}", err=True)
         return error.exit_code
     except OSError as error:
-        # Full disk, closed stream.  What Python still has in its buffers would fail once more at the end, with a trace.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         click.echo(f"error: {error.strerror or error}.", err=True)
         return 1
     return code if isinstance(code, int) else 0  # click returns the code of an Exit instead of raising it

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -38,6 +39,7 @@ _RETRY_S = 2.0
 _TICK_S = 10.0
 _EXPIRE_EVERY_S = 3600.0
 _PING_S = 5.0
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Daemon:
     async def run(self) -> None:
         """Serve until SIGTERM, SIGINT or SIGQUIT.  Raises VmfenceError when the start fails."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._loop_failed)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, self._ask, "_stop")
         loop.add_signal_handler(signal.SIGHUP, self._ask, "_reload")
@@ -116,6 +119,18 @@ class Daemon:
     def is_busy(self) -> bool:
         """Whether hypervisor calls are still running that nobody waits for."""
         return self._backend.is_busy()
+
+    def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Tell of an error outside any request.
+
+        With no descriptor left asyncio (3.11) reports the same one for every place in the backlog, each second.
+        """
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+            remedy = "raise the limit of open files (LimitNOFILE)"
+            self._reception.reject("waiting clients", ListenError("cannot accept", error.strerror or "", remedy))
+        else:
+            loop.default_exception_handler(context)
 
     def _ask(self, flag: str) -> None:
         setattr(self, flag, True)

@@ -226,6 +226,7 @@ class Service:
         An unreachable hypervisor is asked again until the deadline: it may be restarting.  A refusal counts only if
         the guest, read again, is still not off: it may have ended by itself.
         """
+        refusal: BackendError | None = None
         while True:
             try:
                 now = await self.backend.find(guest.uuid, deadline)
@@ -233,19 +234,26 @@ class Service:
                     return
                 if now.moved:
                     raise Unconfirmed(f"{guest.name} was migrated away", "another host may be running it")
-                await self.backend.power_off(now, deadline)
-                await self._wait_for(guest, lambda seen: seen.is_off, "still running", deadline)
-                return
+                if refusal is not None:
+                    raise refusal
+                refusal = await self._refusal_of_off(now, deadline)
+                if refusal is None:
+                    await self._wait_for(guest, lambda seen: seen.is_off, "still running", deadline)
+                    return
             except Unreachable:
                 if time.monotonic() + _PAUSE_S >= deadline:
                     raise
                 await asyncio.sleep(_PAUSE_S)
-            except (GuestNotFound, Unconfirmed):
-                raise
-            except BackendError:
-                if (await self.backend.find(guest.uuid, deadline)).is_off:
-                    return
-                raise
+
+    async def _refusal_of_off(self, guest: Guest, deadline: float) -> BackendError | None:
+        """Power *guest* off; return why the hypervisor would not, if it would not."""
+        try:
+            await self.backend.power_off(guest, deadline)
+        except (Unreachable, GuestNotFound, Unconfirmed):
+            raise
+        except BackendError as error:
+            return error
+        return None
 
     async def _on(self, guest: Guest, deadline: float) -> None:
         """Return once *guest* was seen running.  One that is paused or crashed is not woken: that is no boot."""

@@ -6,13 +6,10 @@ Deadlines are seconds of the monotonic clock.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Protocol
 
 from vmfence.protocol.reply import State
-
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,11 +46,6 @@ class HypervisorStatus:
     trouble: str
     connections: int
     calls: int
-
-
-def is_uuid(text: str) -> bool:
-    """Whether *text* is a UUID in its canonical form of 36 characters; then it never means a name."""
-    return _UUID.fullmatch(text) is not None
 
 
 class Backend(Protocol):

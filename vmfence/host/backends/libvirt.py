@@ -22,7 +22,8 @@ from typing import Any, Callable, TypeVar
 import libvirt
 
 from vmfence.errors import BackendError, DeadlineExceeded, GuestNotFound, Unconfirmed, Unreachable
-from vmfence.host.backends.base import Guest, HypervisorStatus, is_uuid
+from vmfence.host.backends.base import Guest, HypervisorStatus
+from vmfence.policy import is_uuid
 from vmfence.protocol.reply import State
 
 log = logging.getLogger(__name__)
