@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import Callable, Union
 
 from vmfence.errors import BackendError, GuestNotFound
-from vmfence.host.backends.base import Guest, is_uuid
+from vmfence.host.backends.base import Guest
+from vmfence.policy import is_uuid
 from vmfence.protocol.auth import Hash, Key
 from vmfence.protocol.exchange import ChallengeBook, DaemonExchange
 from vmfence.protocol.reply import State
