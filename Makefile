@@ -12,7 +12,7 @@ demo: $(VENV)/.host
 
 test: $(VENV)/.test
 	contrib/install-packages $(TEST_PACKAGES)
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 bench: $(VENV)/.test
 	contrib/install-packages $(TEST_PACKAGES)

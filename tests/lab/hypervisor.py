@@ -116,6 +116,12 @@ class Hypervisor(Libvirtd):
         """
         os.kill(self.pid_of(name), signal.SIGSTOP)
 
+    def is_told_to_end(self, name: str) -> bool:
+        """Tell whether libvirt has begun to destroy a hung guest: a SIGTERM waits for its QEMU (proc(5), ShdPnd)."""
+        status = Path(f"/proc/{self.pid_of(name)}/status").read_text()
+        pending = next(line for line in status.splitlines() if line.startswith("ShdPnd"))
+        return bool(int(pending.split()[1], 16) & 1 << (signal.SIGTERM - 1))
+
     def _guest_xml(self, name: str, guest_uuid: str, bridge: str, devices: str) -> str:
         firmware = self.folder / "halt.rom"
         if not firmware.exists():

@@ -44,7 +44,7 @@ DIFFERENT = {
     "xvm-stdin-unknown": ("unknown-name", 0, "warning: unknown option 'bogus' ignored\nwarning: unknown option 'foo'"),
     "xvm-badop-metadata": ("one-cause", 1, "error: Unsupported operation: frobnicate."),
     "virt-hostname": ("addresses", 1, "error: 'localhost' is no IP address."),
-    "virt-refused": ("streams", 1, "error: Unable to connect to fence_virt host 127.0.0.1:9. Connection refused."),
+    "virt-refused": ("streams", 1, "error: Unable to connect to fence_virtd host 127.0.0.1:9. Connection refused."),
     "virt-vmchannel-refused": ("results", 1, "Operation failed\nerror: "),
     "virt-serial-nodev": ("results", 1, "Operation failed\nerror: "),
 }  # fmt: skip
@@ -161,7 +161,7 @@ ANSWERS = [
     ("off", b"\xc8", 1, b"", b"Unknown response (200)\n"),
     ("off", b"\xff", 1, b"", b"Unknown response (255)\n"),
     ("off", encode_list(GUESTS), 1, b"", b"253 (a list of guests) does not belong to this action"),
-    ("off", b"", 1, b"", b"Invalid response to challenge\nOperation failed\nerror: 127.0.0.1 did not accept"),
+    ("off", b"", 1, b"", b"Operation failed\nerror: 127.0.0.1 did not accept"),
     ("list", encode_list(GUESTS)[:-131], 1, b"", b"Operation failed\nerror: the list of guests was cut off"),
 ]
 

@@ -64,6 +64,7 @@ def test_a_list_as_answer_to_off_is_no_success() -> None:
         (NoAnswer("no host answered"), ["Timed out waiting for response", "Operation failed"]),
         (HostNotProven("who"), ["Invalid response to challenge", "Operation failed"]),
         (NotAccepted("no"), ["Invalid response to challenge", "Operation failed"]),
+        (NotAccepted("no", is_proven=True), ["Operation failed"]),
         (Unreachable("x"), ["Operation failed"]),
         (PacketError("the list was cut off"), ["Operation failed"]),
     ],

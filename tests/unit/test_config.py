@@ -82,8 +82,8 @@ FULL = b"""# everything at once
 Fence_VirtD {
   listener = "multicast, tcp vsock serial";
   backend = "cpg";
-  debug = "3"; foreground = "1"; wait_for_backend = "1"; name_mode = "name";
-  allow_unauthenticated = "yes"; unknown_guest = "ignore"; reboot_method = "RESET"; state_dir = "/srv/f"; control_socket = "/srv/c";
+  debug = "3"; foreground = "1"; wait_for_backend = "1"; name_mode = "name"; control_socket = "/srv/c";
+  allow_unauthenticated = "yes"; unknown_guest = "ignore"; reboot_method = "RESET"; state_dir = "/srv/f";
 }
 listeners {
   multicast { address = "FF05::3:2"; port = "0x4D0"; hash = "SHA512"; auth = "none"; KEY_FILE = "/k"; }

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from vmfence.config.grammar import Assign, Section, dump, parse
-from vmfence.errors import ConfigError, VmfenceError
+from vmfence.errors import ConfigError, NotPermitted, VmfenceError
 from vmfence.host import configure
-from vmfence.host.configure import NotPermitted, section_of, value_of, with_value
+from vmfence.host.configure import section_of, value_of, with_value
 
 TEXT = """# mine
 fence_virtd { Listener = "multicast"; backend = "libvirt"; state_dir = "/s"; }

@@ -23,6 +23,9 @@ DIFFERENCES = {
     "timeout": "15 s for status, monitor and list, if not given",
     "key": "no key, no request (D3)",
     "results": "an answer that does not fit the action is a failure (D26, D34); no exit code 255",
+    "digests": "challenges, answers and digests are never printed (D35)",
+    "call-back": "another port is used when the call-back port is taken, so several agents run at once (D25)",
+    "refused": "a connection that the host refuses is told with its true reason, on a line of its own (D36)",
     "null": "null fails without asking a host",
     "validate-guest": "fence_vmfence validates without a guest: a device with pcmk_host_map has none",
 }

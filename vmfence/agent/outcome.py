@@ -48,12 +48,11 @@ def judge(action: Action, target: str, answer: Answer, program: str) -> Outcome:
 
 def failure(action: Action, target: str, error: VmfenceError) -> Outcome:
     """Return the outcome of a request that brought no answer."""
+    lines: tuple[str, ...] = ("Operation failed",)
     if isinstance(error, NoAnswer):
-        lines: tuple[str, ...] = ("Timed out waiting for response", "Operation failed")
-    elif isinstance(error, AuthenticationError):
-        lines = ("Invalid response to challenge", "Operation failed")
-    else:
-        lines = ("Operation failed",)
+        lines = ("Timed out waiting for response", *lines)
+    elif isinstance(error, AuthenticationError) and not getattr(error, "is_proven", False):
+        lines = ("Invalid response to challenge", *lines)
     return Outcome(FAILED, f"{_subject(action, target)}: {error}", err=(*lines, f"error: {error}"))
 
 

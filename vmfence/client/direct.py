@@ -50,7 +50,7 @@ def _connect(address: str, port: int, left_s: float) -> socket.socket:
         sock.close()
         reason = error.strerror or f"no answer within {time.monotonic() - started:.1f} s"
         raise Unreachable(
-            f"Unable to connect to fence_virt host {address}:{port}",
+            f"Unable to connect to fence_virtd host {address}:{port}",
             reason,
             "see that the daemon's tcp listener has this address and port, and that the host's firewall admits it",
         ) from error

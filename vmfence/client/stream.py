@@ -72,7 +72,8 @@ class Conversation:
         if error is not None:
             reason += f" ({error.strerror or error})"
         remedy = "the host's log says why: another key, a weaker hash than it requires, another auth setting, a repeat"
-        return NotAccepted(f"{self.peer} did not accept our request", reason, remedy)
+        what = f"{self.peer} did not accept our request"
+        return NotAccepted(what, reason, remedy, is_proven=self._exchange.proven)
 
     def is_proven(self) -> bool:
         """Whether the peer has proven that it knows the key."""

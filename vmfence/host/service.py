@@ -200,7 +200,7 @@ class Service:
                     raise DeadlineExceeded(
                         f"too late to begin {action} of {guest.name}", "earlier actions took too long"
                     )
-                await self._act(action, guest, deadline, answer)
+                await self._act(action, guest, caller, deadline, answer)
         except VmfenceError as error:
             _settle(answer, error)
         except Exception as error:
@@ -208,23 +208,26 @@ class Service:
             log.exception("%s of %s failed", action, guest.name)
             _settle(answer, BackendError("internal error", repr(error)))
 
-    async def _act(self, action: Action, guest: Guest, deadline: float, answer: asyncio.Future[Reply]) -> None:
+    async def _act(
+        self, action: Action, guest: Guest, caller: Caller, deadline: float, answer: asyncio.Future[Reply]
+    ) -> None:
         if action is Action.OFF:
-            await self._off(guest, deadline)
+            await self._off(guest, caller.is_gone, deadline)
         elif action is Action.ON:
-            await self._on(guest, deadline)
+            await self._on(guest, caller.is_gone, deadline)
         elif self.rules.reboot_method == "reset" and not (await self.backend.find(guest.uuid, deadline)).is_off:
             await self._reset(guest, deadline)
         else:
-            await self._off(guest, deadline)
+            await self._off(guest, caller.is_gone, deadline)
             await self._start_again(guest, deadline, answer)
         _settle(answer, Reply(Code.SUCCESS))
 
-    async def _off(self, guest: Guest, deadline: float) -> None:
+    async def _off(self, guest: Guest, is_gone: Callable[[], bool], deadline: float) -> None:
         """Return once *guest* was seen not running.
 
-        An unreachable hypervisor is asked again until the deadline: it may be restarting.  A refusal counts only if
-        the guest, read again, is still not off: it may have ended by itself.
+        An unreachable hypervisor is asked again until the deadline: it may be restarting.  But nothing is done anew
+        for a client that has left meanwhile.  A refusal counts only if the guest, read again, is still not off: it may
+        have ended by itself.
         """
         refusal: BackendError | None = None
         while True:
@@ -236,6 +239,7 @@ class Service:
                     raise Unconfirmed(f"{guest.name} was migrated away", "another host may be running it")
                 if refusal is not None:
                     raise refusal
+                _refuse_if(is_gone, f"off of {guest.name}")
                 refusal = await self._refusal_of_off(now, deadline)
                 if refusal is None:
                     await self._wait_for(guest, lambda seen: seen.is_off, "still running", deadline)
@@ -255,11 +259,23 @@ class Service:
             return error
         return None
 
-    async def _on(self, guest: Guest, deadline: float) -> None:
-        """Return once *guest* was seen running.  One that is paused or crashed is not woken: that is no boot."""
+    async def _on(self, guest: Guest, is_gone: Callable[[], bool], deadline: float) -> None:
+        """Return once *guest* was seen running; an unreachable hypervisor is asked again, as by _off."""
+        while True:
+            try:
+                await self._on_once(guest, is_gone, deadline)
+                return
+            except Unreachable:
+                if time.monotonic() + _PAUSE_S >= deadline:
+                    raise
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _on_once(self, guest: Guest, is_gone: Callable[[], bool], deadline: float) -> None:
+        """Boot *guest* unless it runs.  One that is paused or crashed is not woken: that is no boot."""
         now = await self.backend.find(guest.uuid, deadline)
         if now.is_running:
             return
+        _refuse_if(is_gone, f"on of {guest.name}")
         if not now.is_off and not now.moved:
             raise BackendError(
                 f"{guest.name} is {now.state.name.lower()}", "on starts guests that are off", "use reboot"
@@ -280,7 +296,7 @@ class Service:
 
         The start has time of its own.  When the client's time is over first, it gets its answer and the start goes on.
         """
-        start = asyncio.ensure_future(self._on(guest, time.monotonic() + START_AFTER_OFF_S))
+        start = asyncio.ensure_future(self._on(guest, lambda: False, time.monotonic() + START_AFTER_OFF_S))
         done, _ = await asyncio.wait({start}, timeout=max(0.0, deadline - time.monotonic() - 1.0))
         if not done:
             _settle(answer, Reply(Code.SUCCESS, "off was confirmed, the start is still under way"))
@@ -308,6 +324,12 @@ class Service:
                 raise Unconfirmed(f"{guest.name} is {otherwise}", f"libvirt says {seen.state.name.lower()}")
             await asyncio.sleep(pause)
             pause = min(pause * 2, _POLL_LONGEST_S)
+
+
+def _refuse_if(is_gone: Callable[[], bool], what: str) -> None:
+    """Raise OriginGone when nobody waits for *what* any more."""
+    if is_gone():
+        raise OriginGone(f"the client left before {what} was done")
 
 
 def _status(guest: Guest) -> Reply:

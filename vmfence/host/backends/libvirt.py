@@ -77,9 +77,12 @@ class Hypervisor:
         """Return what *work* returns for a live connection.  Raises BackendError, Unreachable."""
         return await self.wait(self.submit(work), deadline)
 
-    def submit(self, work: Callable[[libvirt.virConnect], T]) -> Future[T]:
-        """Begin *work* in a thread.  It may be called a second time when the connection was found to be dead."""
-        return self._pool.submit(self._run, work)
+    def submit(self, work: Callable[[libvirt.virConnect], T], repeatable: bool = True) -> Future[T]:
+        """Begin *work* in a thread.  *repeatable*: call it a second time when the connection was found to be dead.
+
+        Whether a power action is still wanted then is not ours to decide.
+        """
+        return self._pool.submit(self._run, work, repeatable)
 
     async def wait(self, future: Future[T], deadline: float) -> T:
         """Wait for *future* until *deadline*; one that has not begun by then never will."""
@@ -113,16 +116,16 @@ class Hypervisor:
                     connection.close()
             self._connections.clear()
 
-    def _run(self, work: Callable[[libvirt.virConnect], T]) -> T:
+    def _run(self, work: Callable[[libvirt.virConnect], T], repeatable: bool) -> T:
         with self._lock:
             self._running += 1
         try:
-            return self._work(work)
+            return self._work(work, repeatable)
         finally:
             with self._lock:
                 self._running -= 1
 
-    def _work(self, work: Callable[[libvirt.virConnect], T]) -> T:
+    def _work(self, work: Callable[[libvirt.virConnect], T], repeatable: bool) -> T:
         connection, is_fresh = self._connection()
         try:
             return work(connection)
@@ -130,9 +133,9 @@ class Hypervisor:
             if _is_alive(connection):
                 raise BackendError("libvirt refused", _text(error)) from error
             self._drop(connection)
-            if is_fresh:
+            if is_fresh or not repeatable:
                 raise Unreachable(f"libvirt at {self.uri} went away", _text(error)) from error
-        return self._work(work)
+        return self._work(work, repeatable)
 
     def _connection(self) -> tuple[libvirt.virConnect, bool]:
         """Return this thread's connection and whether it was opened just now.  Raises Unreachable."""
@@ -304,7 +307,7 @@ class LibvirtBackend:
             await asyncio.wait({asyncio.wrap_future(earlier)}, timeout=max(0.0, deadline - time.monotonic()))
             if not earlier.done():
                 raise Unreachable(f"an earlier power action on {guest.name} has not ended", "libvirt does not answer")
-        future = hypervisor.submit(work)
+        future = hypervisor.submit(work, repeatable=False)
         self._unfinished[guest.uuid] = future
         try:
             await hypervisor.wait(future, deadline)

@@ -1,0 +1,96 @@
+"""vmfence host list: what libvirt has and who may fence it, without a daemon."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from lab.desk import CUSTOM, GUESTS, NOWHERE, Desk, hung_libvirt, one_error
+from lab.ours import CommandLine
+from lab.process import Result, run_client
+
+UUIDS = tuple(GUESTS.values())
+
+
+@pytest.fixture
+def desk(vmfence: CommandLine, tmp_path: Path) -> Desk:
+    return Desk(vmfence, tmp_path)
+
+
+def listed(desk: Desk, *options: str) -> Result:
+    return run_client([desk.vmfence.vmfence, "host", "list"], options)
+
+
+def test_everybody_with_the_key(desk: Desk) -> None:
+    desk.run(*desk.options)
+    done = listed(desk, "-f", str(desk.target))
+    assert (done.exit, done.stderr) == (0, "")
+    head, first, second = done.stdout.splitlines()
+    assert head.split() == ["NAME", "UUID", "STATE", "BRIDGES", "MAY", "BE", "FENCED", "BY"]
+    assert first.split()[:4] == ["alpha", UUIDS[0], "running", "none"]
+    assert first.endswith("  everybody with the key")
+    assert second.split()[0] == "beta"
+
+
+def test_groups(desk: Desk) -> None:
+    desk.write(CUSTOM.replace("test:///default", desk.uri).replace('"beta"; } group', f'"{UUIDS[1]}"; }} group'))
+    lines = listed(desk, "-f", str(desk.target)).stdout.splitlines()
+    assert [re.split("none +", line)[1] for line in lines[1:]] == ["web", "web, unnamed-2"]
+    found = json.loads(listed(desk, "-f", str(desk.target), "--json").stdout)
+    assert [guest["groups"] for guest in found] == [["web"], ["web", "unnamed-2"]]
+    desk.write(desk.target.read_text().replace("alpha", "omega"))
+    assert listed(desk, "-f", str(desk.target)).stdout.splitlines()[1].endswith("  nobody")
+
+
+def test_open_to_everybody(desk: Desk) -> None:
+    none = 'hash = "none"; auth = "none";'
+    text = CUSTOM.replace('hash = "sha512";', none).replace('state_dir = "/s";', 'allow_unauthenticated = "yes";')
+    desk.write(re.sub("groups .*\n", "", text).replace("test:///default", desk.uri))
+    assert listed(desk, "-f", str(desk.target)).stdout.splitlines()[1].endswith("  everybody")
+
+
+def test_json(desk: Desk) -> None:
+    desk.run(*desk.options)
+    [alpha, _] = json.loads(listed(desk, "-f", str(desk.target), "--json").stdout)
+    assert alpha == {
+        **{"name": "alpha", "uuid": UUIDS[0], "state": "running", "persistent": True, "uri": desk.uri},
+        **{"bridges": [], "macvtap": [], "unknown_networks": []},
+        **{"access": "everybody with the key", "groups": None},
+    }
+
+
+def test_unreachable(desk: Desk) -> None:
+    desk.run(*desk.options)
+    done = listed(desk, "-f", str(desk.target), "--uri", NOWHERE)
+    assert "cannot connect to libvirt" in one_error(done, 4)
+    assert done.stdout == ""
+
+
+def test_half_a_list_is_shown_and_an_error(desk: Desk) -> None:
+    desk.run(*desk.options)
+    done = listed(desk, "-f", str(desk.target), "--uri", NOWHERE, "--uri", desk.uri)
+    assert one_error(done, 4)
+    assert "alpha" in done.stdout
+
+
+def test_no_guest_is_told(desk: Desk) -> None:
+    desk.run(*desk.options)
+    (desk.folder / "empty.xml").write_text("<node/>")
+    done = listed(desk, "-f", str(desk.target), "--uri", f"test://{desk.folder}/empty.xml")
+    assert (done.exit, done.stdout) == (0, "")
+    assert "no guest at test://" in done.stderr
+
+
+def test_a_faulty_configuration_is_an_error(desk: Desk) -> None:
+    desk.write(CUSTOM.replace("unknown_guest", "unknown_gast"))
+    assert "unknown_gast" in one_error(listed(desk, "-f", str(desk.target)))
+
+
+def test_a_hung_libvirt(desk: Desk) -> None:
+    desk.run(*desk.options)
+    with hung_libvirt(desk.folder) as uri:
+        done = listed(desk, "-f", str(desk.target), "--uri", uri)
+    assert "no answer within 10 s" in one_error(done, 4)

@@ -1,0 +1,225 @@
+"""The questions of ``vmfence host configure``: those of ``fence_virtd -c``, in its order, module path apart.
+
+Each answer is checked against this host at once.  Nothing is written here: the answers become a tree, and keys that
+are to be made are only noted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+
+from vmfence import keyfile
+from vmfence.cli.asking import Asker
+from vmfence.cli.surroundings import Surroundings
+from vmfence.config import values
+from vmfence.config.grammar import Assign, Tree
+from vmfence.config.settings import BACKENDS, KEY_FILE, LISTENERS, MULTICAST_ADDRESSES, PORT, TCP_ADDRESSES
+from vmfence.config.values import BadValue, Endpoint
+from vmfence.errors import VmfenceError
+from vmfence.host import network
+from vmfence.host.backends.inventory import DEFAULT_URI, Inventory
+from vmfence.host.configure import section_of, value_of, with_value
+
+NONE = "none"
+_LISTENERS_TEXT = "Listeners take the requests of fence agents: one, or several separated by blanks."
+_LOOPBACK_TEXT = "only guests with user networking reach a listener on loopback: name an address of their bridge"
+_INTERFACE_TEXT = "Guests are heard on this interface only; bridges of this host:"
+
+
+class Interview:
+    """Asks everything, starting from the configuration *tree*.
+
+    *new_keys* are the key files to be made; whether to make them is asked only when something *will_write*.
+    """
+
+    def __init__(self, asker: Asker, tree: Tree, will_write: bool = True) -> None:
+        self.new_keys: list[str] = []
+        self._asker, self._will_write = asker, will_write
+        self._before = self._tree = tree
+        self._key_file: str | None = None
+        self._inventories: list[Inventory] = []
+        configured = filter(None, (value_of(tree, f"backends/{name}", "uri") for name in BACKENDS))
+        self._host = Surroundings(asker, (*configured, *(asker.given("--uri") or "").split()))
+
+    def run(self) -> Tree:
+        """Ask all questions and return the new configuration.  Raises VmfenceError."""
+        self._asker.say(_LISTENERS_TEXT)
+        listeners = self._ask("--listener", "Listener module", "fence_virtd", "listener", "multicast", _listeners)
+        for name in listeners.split():
+            _QUESTIONS[name](self)
+        check = values.choice(*BACKENDS)
+        self._backend(self._ask("--backend", "Backend module", "fence_virtd", "backend", "libvirt", check))
+        self._asker.finish()
+        if "multicast" in listeners.split():
+            self._asker.warn(network.doubts(self._value("listeners/multicast", "interface"), self._inventories))
+        return self._tree
+
+    def _multicast(self) -> None:
+        place = "listeners/multicast"
+        self._address(place, "--address", "Multicast IP Address", MULTICAST_ADDRESSES, values.multicast_address)
+        self._ask("--port", "Multicast IP Port", place, "port", str(PORT), _port)
+        self._interface(place)
+        self._security(place)
+
+    def _tcp(self) -> None:
+        place = "listeners/tcp"
+        defaults = dict(TCP_ADDRESSES)
+        if self._is_new(place) and self._asker.given("--tcp-address") is None:
+            defaults["ipv4"] = self._host.own_address or defaults["ipv4"]
+        self._address(place, "--tcp-address", "TCP Listen IP Address", defaults, self._host.address)
+        if self._value(place, "address") in TCP_ADDRESSES.values():
+            self._asker.warn((_LOOPBACK_TEXT,))
+        self._ask("--tcp-port", "TCP Listen Port", place, "port", str(PORT), _port)
+        self._security(place)
+
+    def _vsock(self) -> None:
+        self._ask("--vsock-port", "vsock Port", "listeners/vsock", "port", str(PORT), _port)
+        self._security("listeners/vsock")
+
+    def _serial(self) -> None:
+        place = "listeners/serial"
+        self._ask("--serial-uri", "Libvirt URI", place, "uri", DEFAULT_URI, self._answering)
+        self._ask("--serial-path", "Socket directory", place, "path", NONE, _or_none(values.absolute_path))
+        check = values.choice("serial", "vmchannel")
+        self._ask("--serial-mode", "Mode (serial or vmchannel)", place, "mode", "serial", check)
+
+    def _backend(self, name: str) -> None:
+        place = f"backends/{name}"
+        is_new = self._is_new(place)
+        self._uris(place)
+        if name == "cpg":
+            default = "uuid" if is_new else self._value("fence_virtd", "name_mode") or "name"
+            check = values.choice("name", "uuid")
+            self._ask("--name-mode", "VM naming/tracking mode (name or uuid)", place, "name_mode", default, check)
+
+    def _ask(self, option: str, prompt: str, place: str, key: str, default: str, check: Callable[[str], str]) -> str:
+        """Ask for one key; its present value is the default.  *check* returns what is written; "none" removes it."""
+        answer = self._asker.ask(option, prompt, self._value(place, key) or default, check)
+        self._put(place, key, None if answer == NONE else answer)
+        return answer
+
+    def _value(self, place: str, key: str) -> str | None:
+        return value_of(self._tree, place, key)
+
+    def _put(self, place: str, key: str, value: str | None) -> None:
+        self._tree = with_value(self._tree, place, key, value)
+
+    def _is_new(self, place: str) -> bool:
+        """Whether the section was not there: then a proposal may be better than the silent default it had."""
+        return section_of(self._before, place) is None
+
+    def _address(
+        self, place: str, option: str, prompt: str, defaults: dict[str, str], check: Callable[[str], Endpoint]
+    ) -> None:
+        """Ask for the address; it decides the family, and a family given by option decides the default."""
+        family = self._asker.option("--family", values.choice(*defaults))
+        default = self._value(place, "address")
+        if default is None or (family and (":" in default) != (family == "ipv6")):
+            default = defaults["ipv6" if (family or self._value(place, "family") or "").lower() == "ipv6" else "ipv4"]
+
+        def of_family(answer: str) -> Endpoint:
+            found = check(answer)
+            if family and found.family not in (None, family):
+                raise BadValue(f"{found.address} is not an address of family {family}", "leave --family out")
+            return found
+
+        found = self._asker.ask(option, prompt, default, of_family)
+        self._put(place, "family", found.family or family)
+        self._put(place, "address", found.address)
+
+    def _interface(self, place: str) -> None:
+        option = "--interface"
+        default = self._value(place, "interface")
+        if self._asker.given(option) is None and not self._asker.unattended:
+            choices = map(str, self._host.bridges or ("there is none",))
+            self._asker.say("\n    ".join((_INTERFACE_TEXT, *choices)))
+        if self._asker.given(option) is None and default is None and self._is_new(place):
+            default = self._proposed_interface(option)
+        answer = self._asker.ask(option, "Interface", default or NONE, _or_none(self._host.interface))
+        self._put(place, "interface", None if answer == NONE else answer)
+
+    def _proposed_interface(self, option: str) -> str:
+        """Return the one bridge with guests, else none; when nobody is asked, that is not good enough."""
+        only = self._host.only_bridge
+        if only is None and self._asker.unattended:
+            found = ", ".join(map(str, self._host.bridges))
+            why = f"here are: {found}" if found else "this host has no bridge"
+            raise VmfenceError("no interface to propose: not one bridge has guests alone", why, f"give {option}")
+        return only or NONE
+
+    def _security(self, place: str) -> None:
+        """Ask for the key; take hash and auth, which fence_virtd's wizard does not ask for either."""
+        default = self._value(place, "key_file") or (self._key_file if self._is_new(place) else None) or KEY_FILE
+        answer = self._asker.ask("--key-file", "Key File", default, _or_none(self._usable_key))
+        if answer == NONE:
+            self._usable_key(KEY_FILE)
+        self._key_file = None if answer == NONE else answer
+        self._put(place, "key_file", self._key_file)
+        for option, key in (("--hash", "hash"), ("--auth", "auth")):
+            kind = self._asker.option(option, values.hash_name)
+            if kind is not None:
+                self._put(place, key, str(kind))
+
+    def _usable_key(self, answer: str) -> str:
+        """Check the key, or note that it is to be made.  Raises KeyFileError, BadValue."""
+        path = values.absolute_path(answer)
+        if path not in self.new_keys and not os.path.lexists(path) and self._may_make(path):
+            self.new_keys.append(path)
+        if path not in self.new_keys:
+            self._asker.warn(f"{path}: {fault}" for fault in keyfile.judge(path))
+        return path
+
+    def _may_make(self, path: str) -> bool:
+        prompt = f"There is no key at {path}. Make one"
+        return not self._will_write or self._asker.confirm(prompt, True, "--yes")
+
+    def _uris(self, place: str) -> None:
+        entries = section_of(self._tree, place) or ()
+        given = [entry for entry in entries if isinstance(entry, Assign) and re.fullmatch("(?i)uri[0-9]*", entry.key)]
+        present = " ".join(entry.value for entry in sorted(given, key=lambda entry: int(entry.key[3:] or 0)))
+        default = present or (self._host.uri if self._asker.given("--uri") is None else DEFAULT_URI)
+        answer = self._asker.ask("--uri", "Libvirt URI", default, self._all_answering)
+        for entry in given:
+            self._put(place, entry.key.lower(), None)
+        for number, uri in enumerate(answer.split()):
+            self._put(place, f"uri{number or ''}", uri)
+
+    def _all_answering(self, answer: str) -> str:
+        uris = answer.split()
+        if len(set(uris)) < len(uris):
+            raise BadValue("names one of them twice")
+        self._inventories = [self._host.inventory(uri) for uri in uris]
+        if not any(one.guests for one in self._inventories):
+            others = [f"there are guests at {one}" for one in self._host.inventories if one.guests]
+            self._asker.warn((f"there is no guest at {answer}", *others))
+        return answer
+
+    def _answering(self, uri: str) -> str:
+        return self._host.inventory(uri).uri
+
+
+_QUESTIONS: dict[str, Callable[[Interview], None]] = {
+    "multicast": Interview._multicast,
+    "tcp": Interview._tcp,
+    "vsock": Interview._vsock,
+    "serial": Interview._serial,
+}
+
+
+def _listeners(answer: str) -> str:
+    return " ".join(values.choices(answer, LISTENERS))
+
+
+def _port(answer: str) -> str:
+    return str(values.port(answer))
+
+
+def _or_none(check: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a check that also accepts "none", in any case."""
+
+    def convert(answer: str) -> str:
+        return NONE if answer.lower() == NONE else check(answer)
+
+    return convert
