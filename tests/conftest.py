@@ -1,4 +1,4 @@
-"""What all tests share: real parts, made once a worker, and the rule that nothing is skipped where all must be there."""
+"""What all tests share: real parts, made once a worker, and the rule that nothing is skipped where all must be."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from lab import requirements
 from lab.hypervisor import Hypervisor
 from lab.net import Bridge

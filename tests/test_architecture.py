@@ -85,7 +85,7 @@ CATCH_ALL = {
     "vmfence.agent.main.main": "entry of the agent",
     "vmfence.host.backends.inventory._begin.read": "worker: one look at libvirt, raised again by whoever waits",
     "vmfence.host.service.Service._job": "worker: one power action",
-    "vmfence.host.listeners.base.Reception._run": "worker: one request",
+    "vmfence.host.reception.Reception._run": "worker: one request",
 }
 AGENT_BUDGET = ("os", "sys", "time", "struct", "errno", "socket", "hashlib", "hmac", "syslog", "__future__")
 FUNCTION_LINES_MAX, MODULE_LINES_MAX = 50, 450

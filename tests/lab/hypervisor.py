@@ -57,9 +57,7 @@ class Hypervisor(Libvirtd):
                 domain.create()
         return guest_uuid
 
-    def create_transient(
-        self, name: str, guest_uuid: str = "", *, bridge: str = "", devices: str = ""
-    ) -> str:
+    def create_transient(self, name: str, guest_uuid: str = "", *, bridge: str = "", devices: str = "") -> str:
         """Start a guest that libvirt forgets when it ends; return its UUID."""
         guest_uuid = guest_uuid or str(uuid.uuid4())
         with self.connection() as connection:

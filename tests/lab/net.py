@@ -184,9 +184,7 @@ class Bridge:
 
 
 def _ip(*args: str, stdin: str = "") -> str:
-    done = subprocess.run(
-        ["ip", *args], input=stdin, capture_output=True, text=True, env=clean_environment()
-    )
+    done = subprocess.run(["ip", *args], input=stdin, capture_output=True, text=True, env=clean_environment())
     if done.returncode:
         raise OSError(f"ip {' '.join(args)}: {done.stderr.strip()} ({stdin.strip()})")
     return done.stdout

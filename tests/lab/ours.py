@@ -71,5 +71,6 @@ def our_config(
 def driver_uri(folder: Path, guests: dict[str, str]) -> str:
     """Write a world of running guests (name -> UUID) for libvirt's test driver; return its URI."""
     path = folder / "guests.xml"
-    path.write_text("<node>%s</node>" % "".join(_GUEST_XML.format(name=n, uuid=u) for n, u in guests.items()))
+    world = "".join(_GUEST_XML.format(name=name, uuid=uuid) for name, uuid in guests.items())
+    path.write_text(f"<node>{world}</node>")
     return f"test://{path}"

@@ -50,9 +50,7 @@ def sign(unsigned: bytes, key: bytes) -> bytes:
     return body + digest(key, body + bytes(64), body[1])
 
 
-def send_datagram(
-    data: bytes, group: str = GROUP, port: int = PORT, source: str = "", device: str = "eth0"
-) -> None:
+def send_datagram(data: bytes, group: str = GROUP, port: int = PORT, source: str = "", device: str = "eth0") -> None:
     """Send one datagram to a group (or a plain address), from the address *source*, by *device* for IPv6."""
     with socket.socket(_family(group), socket.SOCK_DGRAM) as sender:
         if sender.family == socket.AF_INET6:

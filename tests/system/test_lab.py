@@ -9,6 +9,7 @@ import os
 import signal
 
 import pytest
+
 from lab import requirements, wire
 from lab.hypervisor import RUNNING, Hypervisor
 from lab.net import HOST_IPV4, HOST_IPV6, Bridge

@@ -288,7 +288,7 @@ def test_the_book_is_bounded_and_forgets_the_oldest() -> None:
 
 
 def test_the_book_outlasts_all_exchanges_that_can_be_open() -> None:
-    """512 at once (listeners.base.SESSIONS_MAX) of ten seconds: one that is forgotten belongs to none of them."""
+    """512 at once (reception.SESSIONS_MAX) of ten seconds: one that is forgotten belongs to none of them."""
     book = ChallengeBook()
     first = book.add(b"first" * 12 + b"1234")
     for number in range(10_000):

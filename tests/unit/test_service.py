@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from unit.fakes import ALPHA, BETA, GAMMA, HONEST, LIE, Behaviour, DoneButFailed, FakeBackend, Hold
 from vmfence.errors import BackendError, GuestNotFound, Unconfirmed, Unreachable
 from vmfence.host import service as module
-from vmfence.host.backends.base import Backend, Guest, is_uuid
+from vmfence.host.backends.base import Backend, Guest
 from vmfence.host.backends.libvirt import LibvirtBackend
 from vmfence.host.service import Caller, OriginGone, Reply, Rules, Service, time_allowed_s
-from vmfence.policy import Group, Origin, Policy, Source
+from vmfence.policy import Group, Origin, Policy, Source, is_uuid
 from vmfence.protocol.reply import Code, State
 from vmfence.protocol.request import Action, Request
 

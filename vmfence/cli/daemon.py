@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from vmfence.host import daemon as host_daemon
+from vmfence.host import process
+from vmfence.host.daemon import Options
 
 
 @click.command()
@@ -18,5 +19,5 @@ def daemon(config: str | None, foreground: bool, debug: int | None, wait_for_ini
 
     SIGHUP reads configuration and keys again; SIGTERM finishes what has begun and ends.
     """
-    host_daemon.set_up_log()
-    raise click.exceptions.Exit(host_daemon.run(host_daemon.Options(config, debug, wait_for_init, pid_file)))
+    process.set_up_log()
+    raise click.exceptions.Exit(process.run(Options(config, debug, wait_for_init, pid_file)))

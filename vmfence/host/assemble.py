@@ -10,9 +10,11 @@ from vmfence.config.settings import ListenerSettings, MulticastSettings, Setting
 from vmfence.errors import ConfigError, VmfenceError
 from vmfence.host.backends.base import Backend
 from vmfence.host.backends.libvirt import LibvirtBackend
-from vmfence.host.listeners.base import KeyEntry, Listener, Reception, Security
+from vmfence.host.listeners.base import Listener
 from vmfence.host.listeners.multicast import MulticastListener
 from vmfence.host.listeners.tcp import TcpListener
+from vmfence.host.reception import Reception
+from vmfence.host.security import KeyEntry, Security
 from vmfence.policy import Group, Policy
 from vmfence.protocol.auth import Hash, Key
 

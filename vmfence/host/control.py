@@ -16,7 +16,7 @@ import socket
 from typing import Any, Callable
 
 from vmfence.errors import NotPermitted, Unreachable, VmfenceError
-from vmfence.host.listeners.base import hang_up
+from vmfence.host.streams import hang_up
 
 VERSION = 1
 GROUP = "vmfence"

@@ -1,4 +1,4 @@
-"""The life of the daemon: start, reload, stop.
+"""The daemon: start, reload, stop.
 
 A signal sets a flag; one loop looks at it.  A reload builds the new parts first and keeps the old ones when anything
 about the new ones is wrong.  A stop takes no new requests and finishes those that have begun.
@@ -9,13 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import signal
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,8 +24,9 @@ from vmfence.host import assemble
 from vmfence.host.control import ControlSocket
 from vmfence.host.history import History
 from vmfence.host.links import LinkWatch
-from vmfence.host.listeners.base import Listener, Reception
+from vmfence.host.listeners.base import Listener
 from vmfence.host.notify import ServiceManager
+from vmfence.host.reception import Reception
 from vmfence.host.service import Rules, Service
 from vmfence.host.signatures import SignatureMemory
 
@@ -281,32 +279,6 @@ class Daemon:
         self._reception.close()
 
 
-def run(options: Options) -> int:
-    """Run a daemon to its end and return the exit code.  Raises VmfenceError when it cannot start."""
-    with _pid_file(options.pid_file):
-        is_busy = asyncio.run(_run(options))
-    if is_busy:
-        # A thread hangs in a call to a hypervisor that does not answer; waiting for it would be waiting for ever.
-        logging.shutdown()
-        os._exit(0)
-    return 0
-
-
-async def _run(options: Options) -> bool:
-    daemon = Daemon(options, ServiceManager(dict(os.environ)))
-    await daemon.run()
-    return daemon.is_busy()
-
-
-def set_up_log() -> None:
-    """Log to stderr; with a time of our own unless the journal adds one."""
-    handler = logging.StreamHandler(sys.stderr)
-    stamped = "%(levelname)s %(message)s" if "JOURNAL_STREAM" in os.environ else "%(asctime)s %(levelname)s %(message)s"
-    handler.setFormatter(logging.Formatter(stamped))
-    logging.getLogger("vmfence").addHandler(handler)
-    logging.getLogger("asyncio").addHandler(handler)
-
-
 def _describe(listener: Listener) -> dict[str, Any]:
     return {"where": listener.where(), "is_open": not listener.trouble(), "trouble": listener.trouble()}
 
@@ -319,26 +291,3 @@ def _refuse_moved_state(old: Settings, new: Settings) -> None:
     for name in ("state_dir", "control_socket"):
         if getattr(old.daemon, name) != getattr(new.daemon, name):
             raise VmfenceError(f"{name} cannot change while the daemon runs", "", "restart the daemon")
-
-
-@contextlib.contextmanager
-def _pid_file(path: str | None) -> Iterator[None]:
-    """Keep *path* locked and our process number in it.  Raises VmfenceError when another daemon has it."""
-    if path is None:
-        yield
-        return
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise VmfenceError(f"cannot write the pid file {path}", error.strerror or str(error)) from error
-    with os.fdopen(descriptor, "r+b", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise VmfenceError(f"another daemon has the pid file {path}", "", "stop it first") from None
-        file.truncate(0)
-        file.write(str(os.getpid()).encode())
-        try:
-            yield
-        finally:
-            os.unlink(path)

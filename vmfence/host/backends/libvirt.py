@@ -1,197 +1,40 @@
-"""The libvirt backend: one or several connections, each with a bounded pool of threads.
+"""The libvirt backend: guests of one or several URIs.
 
-Every libvirt call blocks, so it runs in a thread of its hypervisor's pool, and every thread has a connection of its
-own: one connection serves at most five calls at once (libvirtd.conf, max_client_requests).  libvirt's test driver is
-the exception: there each connection is a world of its own, so all threads share one.  A caller stops waiting at its
-deadline; the call itself ends when libvirt answers or keepalive gives the connection up.  Until then no other power
-action on that guest is begun.
+It asks all hypervisors at once and knows which answers prove what: a guest is unknown only when everybody says so, and
+off only when nobody who may run it is silent.  While a call on a guest is under way that nobody waits for any more, no
+other power action on that guest is begun.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Callable, TypeVar
+from concurrent.futures import Future
+from typing import Callable, TypeVar
 
 import libvirt
 
-from vmfence.errors import BackendError, DeadlineExceeded, GuestNotFound, Unconfirmed, Unreachable
+from vmfence.errors import BackendError, GuestNotFound, Unreachable
+from vmfence.host.backends import domains
 from vmfence.host.backends.base import Guest, HypervisorStatus
-from vmfence.policy import is_uuid
+from vmfence.host.backends.hypervisor import Hypervisor, run_event_loop
 from vmfence.protocol.reply import State
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-CALLS_AT_ONCE = 16
 LOOK_UP_S = 5.0
 SUSPECT_LOOK_UP_S = 0.5
-_KEEPALIVE_INTERVAL_S = 5
-_KEEPALIVE_COUNT = 2
 _REMEMBERED_TRANSIENTS = 1000
-# Flags that an older driver does not know come back as one of these.
-_FLAG_UNKNOWN = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED)
-
-_event_loop_lock = threading.Lock()
-_event_loop_runs = False
-
-
-def _run_event_loop() -> None:
-    """Start libvirt's event loop in a thread, once a process: keepalive and events need it."""
-    global _event_loop_runs
-    with _event_loop_lock:
-        if _event_loop_runs:
-            return
-        libvirt.registerErrorHandler(lambda context, error: None, None)
-        libvirt.virEventRegisterDefaultImpl()
-
-        def run() -> None:
-            while True:
-                libvirt.virEventRunDefaultImpl()
-
-        threading.Thread(target=run, name="libvirt-events", daemon=True).start()
-        _event_loop_runs = True
-
-
-class Hypervisor:
-    """One libvirt URI."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self.suspect = False
-        self._trouble = ""
-        self._shared = uri.startswith("test:")
-        self._local = threading.local()
-        self._lock = threading.Lock()
-        self._connections: list[libvirt.virConnect] = []
-        self._pool = ThreadPoolExecutor(CALLS_AT_ONCE, f"libvirt {uri}")
-        self._running = 0
-
-    async def call(self, work: Callable[[libvirt.virConnect], T], deadline: float) -> T:
-        """Return what *work* returns for a live connection.  Raises BackendError, Unreachable."""
-        return await self.wait(self.submit(work), deadline)
-
-    def submit(self, work: Callable[[libvirt.virConnect], T], repeatable: bool = True) -> Future[T]:
-        """Begin *work* in a thread.  *repeatable*: call it a second time when the connection was found to be dead.
-
-        Whether a power action is still wanted then is not ours to decide.
-        """
-        return self._pool.submit(self._run, work, repeatable)
-
-    async def wait(self, future: Future[T], deadline: float) -> T:
-        """Wait for *future* until *deadline*; one that has not begun by then never will."""
-        limit = max(0.0, deadline - time.monotonic())
-        try:
-            result = await asyncio.wait_for(asyncio.wrap_future(future), limit)
-        except asyncio.TimeoutError:
-            error = Unreachable(f"libvirt at {self.uri} does not answer", f"no answer within {limit:.1f} s")
-            self.suspect, self._trouble = True, str(error)
-            raise error from None
-        except Unreachable as error:
-            self.suspect, self._trouble = True, str(error)
-            raise
-        self.suspect, self._trouble = False, ""
-        return result
-
-    def describe(self) -> HypervisorStatus:
-        """Return what is known without asking."""
-        return HypervisorStatus(self.uri, not self.suspect, self._trouble, len(self._connections), self._running)
-
-    def is_busy(self) -> bool:
-        """Whether calls are running in threads."""
-        return self._running > 0
-
-    def close(self) -> None:
-        """Close all connections and end the threads that are idle."""
-        self._pool.shutdown(wait=False)
-        with self._lock:
-            for connection in self._connections:
-                with contextlib.suppress(libvirt.libvirtError):
-                    connection.close()
-            self._connections.clear()
-
-    def _run(self, work: Callable[[libvirt.virConnect], T], repeatable: bool) -> T:
-        with self._lock:
-            self._running += 1
-        try:
-            return self._work(work, repeatable)
-        finally:
-            with self._lock:
-                self._running -= 1
-
-    def _work(self, work: Callable[[libvirt.virConnect], T], repeatable: bool) -> T:
-        connection, is_fresh = self._connection()
-        try:
-            return work(connection)
-        except libvirt.libvirtError as error:
-            if _is_alive(connection):
-                raise BackendError("libvirt refused", _text(error)) from error
-            self._drop(connection)
-            if is_fresh or not repeatable:
-                raise Unreachable(f"libvirt at {self.uri} went away", _text(error)) from error
-        return self._work(work, repeatable)
-
-    def _connection(self) -> tuple[libvirt.virConnect, bool]:
-        """Return this thread's connection and whether it was opened just now.  Raises Unreachable."""
-        connection = self._known()
-        if connection is not None and _is_alive(connection):
-            return connection, False
-        if connection is not None:
-            self._drop(connection)
-        if not self._shared:
-            return self._open(), True
-        with self._lock:  # the test driver: two threads must not open two worlds
-            connection = self._known()
-            return (connection, False) if connection is not None else (self._open_unlocked(), True)
-
-    def _known(self) -> libvirt.virConnect | None:
-        if self._shared:
-            return self._connections[0] if self._connections else None
-        return getattr(self._local, "connection", None)
-
-    def _open(self) -> libvirt.virConnect:
-        connection = self._connect()
-        self._local.connection = connection
-        with self._lock:
-            self._connections.append(connection)
-        return connection
-
-    def _open_unlocked(self) -> libvirt.virConnect:
-        connection = self._connect()
-        self._connections.append(connection)
-        return connection
-
-    def _connect(self) -> libvirt.virConnect:
-        try:
-            connection = libvirt.open(self.uri)
-        except libvirt.libvirtError as error:
-            raise Unreachable(
-                f"cannot connect to libvirt at {self.uri}", _text(error), "see that libvirt runs"
-            ) from error
-        with contextlib.suppress(libvirt.libvirtError):  # drivers inside this process have no keepalive
-            connection.setKeepAlive(_KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT)
-        return connection
-
-    def _drop(self, connection: libvirt.virConnect) -> None:
-        self._local.connection = None
-        with self._lock:
-            if connection in self._connections:
-                self._connections.remove(connection)
-        with contextlib.suppress(libvirt.libvirtError):
-            connection.close()
 
 
 class LibvirtBackend:
     """Guests of one or several libvirt URIs (fence_virt.conf: uri, uri1, uri2 ...)."""
 
     def __init__(self, uris: tuple[str, ...]) -> None:
-        _run_event_loop()
+        run_event_loop()
         self._hypervisors = tuple(Hypervisor(uri) for uri in uris)
         self._unfinished: dict[str, Future[None]] = {}
         self._ended: OrderedDict[str, tuple[Guest, str]] = OrderedDict()
@@ -208,7 +51,7 @@ class LibvirtBackend:
         Raises GuestNotFound when every hypervisor says so, Unreachable when one that may run it cannot be asked,
         BackendError when the name means two guests.
         """
-        seen, silent = await self._ask_all(lambda connection: _look_up(connection, target), deadline)
+        seen, silent = await self._ask_all(lambda connection: domains.look_up(connection, target), deadline)
         sightings = [(place, guest) for place, guest in seen if guest is not None]
         if len({guest.uuid for _, guest in sightings}) > 1:
             raise BackendError(f"the name {target} means several guests", "each on another URI", "use the UUID")
@@ -223,7 +66,7 @@ class LibvirtBackend:
 
     async def guests(self, deadline: float) -> list[Guest]:
         """Return the guests of all hypervisors that answer; a silent one is logged.  Raises Unreachable if all are."""
-        seen, silent = await self._ask_all(_list, deadline)
+        seen, silent = await self._ask_all(domains.list_guests, deadline)
         if silent and not seen:
             raise silent[0]
         for error in silent:
@@ -244,11 +87,15 @@ class LibvirtBackend:
         if guest.moved:
             raise BackendError(f"{guest.name} was migrated away", "another host may be running it")
         xml = self._ended[guest.uuid][1] if guest.uuid in self._ended else None
-        await self._power(guest.places[0], guest, lambda connection: _start(connection, guest, xml, deadline), deadline)
+        await self._power(
+            guest.places[0], guest, lambda connection: domains.start(connection, guest, xml, deadline), deadline
+        )
 
     async def reset(self, guest: Guest, deadline: float) -> None:
         """Reset *guest* and wait for the hypervisor's event.  Raises Unconfirmed when it does not come."""
-        await self._power(guest.places[0], guest, lambda connection: _reset(connection, guest, deadline), deadline)
+        await self._power(
+            guest.places[0], guest, lambda connection: domains.reset(connection, guest, deadline), deadline
+        )
 
     def describe(self) -> tuple[HypervisorStatus, ...]:
         """Return what is known of each hypervisor without asking."""
@@ -316,56 +163,11 @@ class LibvirtBackend:
                 self._unfinished.pop(guest.uuid, None)
 
     def _destroy(self, connection: libvirt.virConnect, guest: Guest, deadline: float) -> None:
-        _check_time(deadline)
-        with _not_found(guest.name):
-            domain = connection.lookupByUUIDString(guest.uuid)
-        xml = None if domain.isPersistent() else domain.XMLDesc(_LAST_XML)
-        domain.destroy()
+        xml = domains.destroy(connection, guest, deadline)
         if xml is not None:
             self._ended[guest.uuid] = Guest(guest.name, guest.uuid, State.SHUT_OFF, guest.places), xml
             while len(self._ended) > _REMEMBERED_TRANSIENTS:
                 self._ended.popitem(last=False)
-
-
-_LAST_XML = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
-
-
-def _check_time(deadline: float) -> None:
-    """Raise DeadlineExceeded when it is too late to act: nobody waits for this any more."""
-    if time.monotonic() >= deadline:
-        raise DeadlineExceeded("too late", "the time of this request is over")
-
-
-def _look_up(connection: libvirt.virConnect, target: str) -> Guest | None:
-    try:
-        if is_uuid(target):
-            return _read(connection.lookupByUUIDString(target))
-        return _read(connection.lookupByName(target))
-    except UnicodeEncodeError:
-        return None  # bytes that are no UTF-8: no guest is called that
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return None
-        raise
-
-
-def _read(domain: libvirt.virDomain) -> Guest:
-    state, reason = domain.state()
-    moved = state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED
-    return Guest(domain.name(), domain.UUIDString(), _state(state), moved=moved)
-
-
-def _state(number: int) -> State:
-    """Return the state with this number; one that libvirt invents later is "none", which is neither on nor off."""
-    return State(number) if number in State._value2member_map_ else State.NONE
-
-
-def _list(connection: libvirt.virConnect) -> list[Guest]:
-    found = []
-    for domain in connection.listAllDomains():
-        with contextlib.suppress(libvirt.libvirtError):  # a guest that ends while we look
-            found.append(_read(domain))
-    return found
 
 
 def _is_active(guest: Guest) -> bool:
@@ -379,62 +181,3 @@ def _merge(sightings: list[tuple[int, Guest]]) -> Guest:
     best = next((guest for _, guest in chosen if guest.is_running), chosen[0][1])
     moved = not active and any(guest.moved for _, guest in chosen)
     return Guest(best.name, best.uuid, best.state, tuple(place for place, _ in chosen), moved)
-
-
-def _start(connection: libvirt.virConnect, guest: Guest, xml: str | None, deadline: float) -> None:
-    _check_time(deadline)
-    try:
-        domain = connection.lookupByUUIDString(guest.uuid)
-    except libvirt.libvirtError as error:
-        if xml is None or error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-            raise
-        connection.createXML(xml)
-        return
-    try:
-        domain.createWithFlags(libvirt.VIR_DOMAIN_START_FORCE_BOOT)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() not in _FLAG_UNKNOWN:
-            raise
-        if domain.hasManagedSaveImage():
-            domain.managedSaveRemove()
-        domain.create()
-
-
-def _reset(connection: libvirt.virConnect, guest: Guest, deadline: float) -> None:
-    _check_time(deadline)
-    with _not_found(guest.name):
-        domain = connection.lookupByUUIDString(guest.uuid)
-    happened = threading.Event()
-
-    def note(*_: Any) -> None:
-        happened.set()
-
-    handle = connection.domainEventRegisterAny(domain, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, note, None)
-    try:
-        domain.reset()
-        if not happened.wait(max(0.0, deadline - time.monotonic())):
-            raise Unconfirmed(f"the reset of {guest.name} was not confirmed", "the hypervisor reported none")
-    finally:
-        connection.domainEventDeregisterAny(handle)
-
-
-@contextlib.contextmanager
-def _not_found(name: str) -> Iterator[None]:
-    """Turn libvirt's "no such domain" into GuestNotFound."""
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            raise GuestNotFound(f"{name} has vanished", "libvirt does not know it any more") from error
-        raise
-
-
-def _is_alive(connection: libvirt.virConnect) -> bool:
-    try:
-        return bool(connection.isAlive())
-    except libvirt.libvirtError:
-        return False
-
-
-def _text(error: libvirt.libvirtError) -> str:
-    return (error.get_error_message() or str(error)).rstrip(".")

@@ -11,7 +11,9 @@ from collections import OrderedDict
 
 from vmfence.config.settings import TcpSettings
 from vmfence.errors import ListenError, PacketError, VmfenceError
-from vmfence.host.listeners.base import Reception, Security, Verified, check_packet, hang_up
+from vmfence.host.reception import Reception
+from vmfence.host.security import Security, Verified, check_packet
+from vmfence.host.streams import hang_up
 from vmfence.policy import Origin
 from vmfence.protocol.request import PACKET_BYTES
 

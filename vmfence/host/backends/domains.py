@@ -1,0 +1,126 @@
+"""What is done to guests over one libvirt connection: look up, list, destroy, start, reset.
+
+Blocking calls for the threads of a hypervisor.  libvirt's errors pass through, but for "no such domain".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import libvirt
+
+from vmfence.errors import DeadlineExceeded, GuestNotFound, Unconfirmed
+from vmfence.host.backends.base import Guest
+from vmfence.policy import is_uuid
+from vmfence.protocol.reply import State
+
+_LAST_XML = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
+# Flags that an older driver does not know come back as one of these.
+_FLAG_UNKNOWN = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED)
+
+
+def _check_time(deadline: float) -> None:
+    """Raise DeadlineExceeded when it is too late to act: nobody waits for this any more."""
+    if time.monotonic() >= deadline:
+        raise DeadlineExceeded("too late", "the time of this request is over")
+
+
+def look_up(connection: libvirt.virConnect, target: str) -> Guest | None:
+    """Return the guest with this UUID or exact name, or None."""
+    try:
+        if is_uuid(target):
+            return _read(connection.lookupByUUIDString(target))
+        return _read(connection.lookupByName(target))
+    except UnicodeEncodeError:
+        return None  # bytes that are no UTF-8: no guest is called that
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+
+
+def _read(domain: libvirt.virDomain) -> Guest:
+    state, reason = domain.state()
+    moved = state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED
+    return Guest(domain.name(), domain.UUIDString(), _state(state), moved=moved)
+
+
+def _state(number: int) -> State:
+    """Return the state with this number; one that libvirt invents later is "none", which is neither on nor off."""
+    return State(number) if number in State._value2member_map_ else State.NONE
+
+
+def list_guests(connection: libvirt.virConnect) -> list[Guest]:
+    """Return all guests of *connection*; one that vanishes meanwhile is left out."""
+    found = []
+    for domain in connection.listAllDomains():
+        try:
+            found.append(_read(domain))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+    return found
+
+
+def destroy(connection: libvirt.virConnect, guest: Guest, deadline: float) -> str | None:
+    """End *guest* at once.  Return the XML of a transient one, which libvirt forgets with it."""
+    _check_time(deadline)
+    with _not_found(guest.name):
+        domain = connection.lookupByUUIDString(guest.uuid)
+    xml: str | None = None if domain.isPersistent() else domain.XMLDesc(_LAST_XML)
+    domain.destroy()
+    return xml
+
+
+def start(connection: libvirt.virConnect, guest: Guest, xml: str | None, deadline: float) -> None:
+    """Boot *guest* afresh, never from a saved memory image; a transient one that is gone from its last *xml*."""
+    _check_time(deadline)
+    try:
+        domain = connection.lookupByUUIDString(guest.uuid)
+    except libvirt.libvirtError as error:
+        if xml is None or error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            raise
+        connection.createXML(xml)
+        return
+    try:
+        domain.createWithFlags(libvirt.VIR_DOMAIN_START_FORCE_BOOT)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in _FLAG_UNKNOWN:
+            raise
+        if domain.hasManagedSaveImage():
+            domain.managedSaveRemove()
+        domain.create()
+
+
+def reset(connection: libvirt.virConnect, guest: Guest, deadline: float) -> None:
+    """Reset *guest* and wait for the hypervisor's event.  Raises Unconfirmed when it does not come."""
+    _check_time(deadline)
+    with _not_found(guest.name):
+        domain = connection.lookupByUUIDString(guest.uuid)
+    happened = threading.Event()
+
+    def note(*_: Any) -> None:
+        happened.set()
+
+    handle = connection.domainEventRegisterAny(domain, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, note, None)
+    try:
+        domain.reset()
+        if not happened.wait(max(0.0, deadline - time.monotonic())):
+            raise Unconfirmed(f"the reset of {guest.name} was not confirmed", "the hypervisor reported none")
+    finally:
+        connection.domainEventDeregisterAny(handle)
+
+
+@contextlib.contextmanager
+def _not_found(name: str) -> Iterator[None]:
+    """Turn libvirt's "no such domain" into GuestNotFound."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            raise GuestNotFound(f"{name} has vanished", "libvirt does not know it any more") from error
+        raise

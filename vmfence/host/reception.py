@@ -1,0 +1,300 @@
+"""What all listeners share: from a verified request to one reply, one log line, and nothing else delayed.
+
+A listener hands over a request and a connected stream; the reception refuses repeats, drives the exchange, asks the
+service, and writes the reply.  Requests that are not yet authenticated are cheap, few and short-lived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from vmfence.errors import AuthenticationError, PacketError, SignatureError, VmfenceError
+from vmfence.host.backends.base import Guest
+from vmfence.host.history import Event, History
+from vmfence.host.rejects import RejectLog
+from vmfence.host.security import Security, Verified
+from vmfence.host.service import Caller, OriginGone, Reply, Service, time_allowed_s
+from vmfence.host.signatures import SignatureMemory
+from vmfence.host.streams import read_to_end, send
+from vmfence.policy import Origin
+from vmfence.protocol.auth import CHALLENGE_BYTES, Hash
+from vmfence.protocol.exchange import ChallengeBook, DaemonExchange
+from vmfence.protocol.replay import ReplayWindow, Verdict
+from vmfence.protocol.reply import encode_list
+from vmfence.protocol.request import GUEST_ACTIONS, POWER_ACTIONS, Request
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE_S = 10.0
+# A client with auth set sends its challenge as soon as it is connected.  A listener without auth looks that long for
+# one, before it acts on a request whose result the client could only misread.
+MISMATCH_LOOK_S = 0.1
+SESSIONS_MAX = 512
+SESSIONS_PER_ORIGIN_MAX = 64
+REJECTS_SHOWN = 20
+
+
+@dataclass
+class Admission:
+    """A verified request that is no repeat.
+
+    *claim* tells, once its peer is proven, whether it is to be carried out.
+    """
+
+    verified: Verified
+    claim: Callable[[], bool]
+    answered: bool = False
+
+
+def printable(text: str) -> str:
+    """Return *text* fit for one line of a log, whatever a client put into it."""
+    return text if text.isprintable() and text else ascii(text)
+
+
+class Reception:
+    """The state that all listeners of a process share."""
+
+    def __init__(self, service: Service, signatures: SignatureMemory, history: History) -> None:
+        self.service = service
+        self.signatures = signatures
+        self.history = history
+        service.on_late_failure = self._note_late_failure
+        self.is_silent_about_unknown = False
+        self.rejects = RejectLog()
+        self.last_rejects: deque[tuple[float, str, str]] = deque(maxlen=REJECTS_SHOWN)
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self._window = ReplayWindow()
+        self._book = ChallengeBook()
+        self._sessions: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        # The memory is a file: one thread keeps its order and the disk out of the event loop.
+        self._disk = ThreadPoolExecutor(1, "signatures")
+
+    def reject(self, origin: str, error: VmfenceError) -> None:
+        """Count and log a packet or connection that is dropped without an answer."""
+        self.last_rejects.append((time.time(), origin, str(error)))
+        line = self.rejects.note(origin, error, time.monotonic())
+        if line:
+            log.warning("%s", line)
+
+    def spawn(self, origin: str, work: Callable[[], Awaitable[None]]) -> bool:
+        """Run *work* for a verified packet of *origin*, unless too many are under way; return whether it runs."""
+        if self._sessions[origin] >= SESSIONS_PER_ORIGIN_MAX or len(self._tasks) >= SESSIONS_MAX:
+            self.reject(origin, PacketError("too many requests at once"))
+            return False
+        task = asyncio.ensure_future(self._run(origin, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def drain(self, limit_s: float) -> None:
+        """Wait for the requests under way, at most *limit_s*."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=limit_s)
+
+    def describe(self) -> dict[str, Any]:
+        """Return counts, requests under way and the last rejected packets, fit for JSON."""
+        return {
+            "in_flight": len(self._tasks),
+            "requests": [
+                {"action": action, "result": result, "count": count}
+                for (action, result), count in sorted(self.counts.items())
+            ],
+            "rejected": dict(sorted(self.rejects.counts.items())),
+            "last_rejected": [{"at": at, "origin": origin, "reason": why} for at, origin, why in self.last_rejects],
+        }
+
+    async def expire_signatures(self, key_ids: set[str]) -> None:
+        """Let the memory of signatures forget what it may."""
+        await asyncio.get_running_loop().run_in_executor(self._disk, self.signatures.expire, key_ids, time.time())
+
+    def close(self) -> None:
+        """Close the files."""
+        self._disk.shutdown(wait=True)
+        self.signatures.close()
+        self.history.close()
+
+    @contextlib.asynccontextmanager
+    async def admitted(self, verified: Verified, origin: str) -> AsyncIterator[Admission]:
+        """Enter a verified request; the block notes in its admission that it was answered.
+
+        Raises SignatureError for a recording played back, Ignored for a repeat of one in flight or just answered and
+        for a guest that only other hosts may know.  Left unanswered, the request is forgotten, so that an honest
+        repeat is heard.
+        """
+        request = verified.request
+        await self._refuse_recording(verified)
+        verdict = self._window.admit(request, origin, time.monotonic())
+        if verdict is not Verdict.NEW:
+            raise Ignored(verdict.value)
+        admission = Admission(verified, lambda: self._window.claim(request, origin))
+        try:
+            await self._ignore_unknown(verified)
+            yield admission
+        finally:
+            if admission.answered:
+                self._window.done(request, origin, time.monotonic())
+            else:
+                self._window.forget(request, origin)
+
+    async def converse(
+        self,
+        admission: Admission,
+        security: Security,
+        origin: Origin,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        """Authenticate the peer on the stream, carry out its request, and answer.
+
+        Raises AuthenticationError, OSError; Ignored when another copy of the request got there first.
+        """
+        verified = admission.verified
+        exchange = DaemonExchange(verified.entry.key, security.auth, os.urandom(CHALLENGE_BYTES), self._book)
+        try:
+            await asyncio.wait_for(_authenticate(exchange, reader, writer), HANDSHAKE_S)
+        except asyncio.TimeoutError:
+            raise AuthenticationError(
+                "no proof of the key", f"the client did not send {exchange.waits_for()}"
+            ) from None
+        if not admission.claim():
+            raise Ignored("another copy is being carried out")
+        watch = asyncio.ensure_future(read_to_end(reader))
+        try:
+            caller = Caller(origin, verified.entry.group_key, watch.done)
+            admission.answered = await self._answer(verified, caller, writer)
+        finally:
+            watch.cancel()
+
+    async def _answer(self, verified: Verified, caller: Caller, writer: asyncio.StreamWriter) -> bool:
+        deadline = verified.received + time_allowed_s(verified.request.action)
+        try:
+            reply = await self.service.handle(verified.request, caller, deadline)
+        except OriginGone as error:
+            await self._note(verified, caller.origin, "dropped", str(error))
+            return False
+        trouble = await send(_encoded(reply), writer)
+        detail = "; ".join(filter(None, (reply.detail, trouble)))
+        await self._note(verified, caller.origin, reply.result, detail, reply.guest)
+        return True
+
+    async def _note(
+        self, verified: Verified, origin: Origin, result: str, detail: str, guest: Guest | None = None
+    ) -> None:
+        """Count and log a request; a power action goes into the history as well."""
+        request = verified.request
+        ms = (time.monotonic() - verified.received) * 1000
+        self.counts[request.action_name(), result] += 1
+        _log_request(request, origin, result, ms, detail)
+        if request.action in POWER_ACTIONS:
+            name, uuid = (guest.name, guest.uuid) if guest else (printable(request.target), "")
+            who = str(origin.address or origin.guest_uuid or origin.cid)
+            await self._keep(
+                Event(time.time(), request.action_name(), name, uuid, who, origin.kind, result, round(ms), detail)
+            )
+
+    async def _keep(self, event: Event) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._disk, self.history.add, event)
+        except OSError as error:
+            log.error("cannot write the history: %s", error.strerror or error)
+
+    def _note_late_failure(self, guest: Guest, detail: str) -> None:
+        event = Event(time.time(), "on", guest.name, guest.uuid, "-", "reboot", "failed", 0, detail)
+        task = asyncio.ensure_future(self._keep(event))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ignore_unknown(self, verified: Verified) -> None:
+        """Raise Ignored for a guest that nobody knows here, if other hosts hear the same requests."""
+        request = verified.request
+        if not self.is_silent_about_unknown or request.action not in GUEST_ACTIONS:
+            return
+        if not await self.service.knows(request.target, verified.received + time_allowed_s(request.action)):
+            log.info(
+                "request action=%s guest=%s ignored: unknown here", request.action_name(), printable(request.target)
+            )
+            raise Ignored("unknown guest")
+
+    async def _run(self, origin: str, work: Callable[[], Awaitable[None]]) -> None:
+        with self._counted(origin):
+            try:
+                await work()
+            except Ignored as error:
+                log.debug("from %s: %s", origin, error)
+            except VmfenceError as error:
+                self.reject(origin, error)
+            except OSError as error:
+                self.reject(origin, PacketError("the connection broke", error.strerror or str(error)))
+            except Exception:
+                # The process keeps serving: a defect of ours fails one request, aloud.
+                log.exception("request from %s failed", origin)
+
+    @contextlib.contextmanager
+    def _counted(self, origin: str) -> Iterator[None]:
+        self._sessions[origin] += 1
+        try:
+            yield
+        finally:
+            self._sessions[origin] -= 1
+            if not self._sessions[origin]:
+                del self._sessions[origin]
+
+    async def _refuse_recording(self, verified: Verified) -> None:
+        request = verified.request
+        if request.hash_type == Hash.NONE:
+            return
+        is_new = await asyncio.get_running_loop().run_in_executor(
+            self._disk,
+            self.signatures.accept,
+            request.signature,
+            verified.entry.key.fingerprint(),
+            request.action in POWER_ACTIONS,
+            time.time(),
+        )
+        if not is_new:
+            raise SignatureError("repeated packet", "these very bytes were accepted before", "a recording played back?")
+
+
+class Ignored(VmfenceError):
+    """A request that is honest and not to be answered: a repeat, or another host's."""
+
+
+async def _authenticate(exchange: DaemonExchange, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    if exchange.proven:
+        with contextlib.suppress(asyncio.TimeoutError):
+            data = await asyncio.wait_for(reader.read(CHALLENGE_BYTES), MISMATCH_LOOK_S)
+            exchange.receive(data)
+            raise AuthenticationError("the client closed the connection", "before it had an answer")
+        return
+    while not exchange.proven:
+        data = await reader.read(4096)
+        if not data:
+            raise AuthenticationError("the client closed the connection", f"instead of sending {exchange.waits_for()}")
+        out = exchange.receive(data)
+        if out:
+            writer.write(out)
+            await writer.drain()
+
+
+def _log_request(request: Request, origin: Origin, result: str, ms: float, detail: str) -> None:
+    """Write the one line of a request."""
+    level = logging.INFO if result in ("ok", "off") else logging.WARNING
+    target = printable(request.target) if request.target else "-"
+    who = origin.address or origin.guest_uuid or origin.cid
+    asked = f"request action={request.action_name()} guest={target} origin={who} via={origin.kind}"
+    line = f"{asked} result={result} ms={ms:.0f}"
+    log.log(level, "%s", f"{line} {printable(detail)}" if detail else line)
+
+
+def _encoded(reply: Reply) -> bytes:
+    return bytes((reply.code,)) if reply.records is None else encode_list(list(reply.records))
