@@ -132,7 +132,11 @@ def test_iptables_rules_that_admit_and_that_do_not(rule: str, is_missing: bool) 
 
 @pytest.mark.parametrize(
     "saved",
-    ["", "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n-A FORWARD -j DROP\nCOMMIT\n", "*nat\n:INPUT DROP [0:0]\n"],
+    [
+        "",
+        "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n-A FORWARD -j DROP\nCOMMIT\n",
+        "*nat\n:INPUT DROP [0:0]\n",
+    ],
 )
 def test_iptables_that_stop_nothing_on_the_way_in(saved: str) -> None:
     assert iptables_missing(saved, UDP) == ()
