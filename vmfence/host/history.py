@@ -10,14 +10,14 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Callable
 
 from vmfence.errors import NotPermitted, VmfenceError
 
 FILE_NAME = "history.jsonl"
 FILE_BYTES_MAX = 8 << 20
-LINE_BYTES_MAX = 4096
+TEXT_MAX = 1000
 _FOLLOW_S = 0.2
 
 
@@ -52,8 +52,8 @@ class History:
             os.replace(self._path, f"{self._path}.1")
             os.close(self._file)
             self._file = self._open()
-        line = json.dumps(asdict(event), ensure_ascii=True).encode()
-        os.write(self._file, line[: LINE_BYTES_MAX - 1] + b"\n")
+        kept = replace(event, guest=event.guest[:TEXT_MAX], detail=event.detail[:TEXT_MAX])
+        os.write(self._file, json.dumps(asdict(kept), ensure_ascii=True).encode() + b"\n")
         os.fdatasync(self._file)
 
     def close(self) -> None:
@@ -90,17 +90,25 @@ def follow(folder: str, is_over: Callable[[], bool] = lambda: False) -> Iterator
     rest = b""
     while not is_over():
         now, size = _stat(path)
-        if now != inode:
-            inode, offset, rest = now, 0, b""
-        if size <= offset:
+        if now == inode and size <= offset:
             time.sleep(_FOLLOW_S)
             continue
+        data = _read_from(path if now == inode else f"{path}.1", offset)
+        *lines, rest = (rest + data).split(b"\n")
+        offset += len(data)
+        if now != inode:
+            inode, offset, rest = now, 0, b""
+        yield from filter(None, map(_event, lines))
+
+
+def _read_from(path: str, offset: int) -> bytes:
+    """Return what the file holds behind *offset*, nothing when there is no file."""
+    try:
         with open(path, "rb") as file:
             file.seek(offset)
-            data = file.read()
-        offset += len(data)
-        *lines, rest = (rest + data).split(b"\n")
-        yield from filter(None, map(_event, lines))
+            return file.read()
+    except FileNotFoundError:
+        return b""
 
 
 def _stat(path: str) -> tuple[int, int]:

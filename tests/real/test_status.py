@@ -1,0 +1,238 @@
+"""host status, host history and host keygen as a user types them, with a real daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from lab.ours import CommandLine, driver_uri, our_config
+from lab.process import Daemon, Result
+from lab.reference import write_key
+from lab.waiting import wait_until
+
+GUESTS = {"alpha": "11111111-2222-3333-4444-555555555501", "beta": "11111111-2222-3333-4444-555555555502"}
+
+
+class World(NamedTuple):
+    """A daemon on tcp that one test has for itself."""
+
+    vmfence: CommandLine
+    daemon: Daemon
+    folder: Path
+    config: Path
+    key: Path
+    port: int
+
+    def fence(self, action: str, guest: str, *more: str) -> Result:
+        where = ("-T", "127.0.0.1", "-p", str(self.port), "-k", str(self.key))
+        return self.vmfence.fence(*where, "-o", action, "-H", guest, *more)
+
+    def show(self, command: str, *more: str) -> Result:
+        return self.vmfence.run("host", command, "-f", str(self.config), *more)
+
+    def status(self) -> Any:
+        return json.loads(self.show("status", "--json").stdout)
+
+    def history(self, *more: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.show("history", "--json", *more).stdout.splitlines()]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def world(tmp_path: Path, vmfence: CommandLine) -> Iterator[World]:
+    key, port = write_key(tmp_path / "key"), free_port()
+    listeners: dict[str, dict[str, object]] = {"tcp": {"port": port}}
+    config = our_config(tmp_path, driver_uri(tmp_path, GUESTS), key, listeners=listeners)
+    with vmfence.daemon(config) as daemon:
+        yield World(vmfence, daemon, tmp_path, config, key, port)
+
+
+def ask(path: Path, line: bytes) -> Any:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(path))
+        connection.sendall(line)
+        return json.loads(connection.makefile("rb").readline())
+
+
+def test_status_tells_listeners_keys_and_counts(world: World) -> None:
+    assert world.fence("off", "alpha").exit == 0
+    assert world.fence("on", "nobody").exit == 1
+    with socket.create_connection(("127.0.0.1", world.port)) as stranger:
+        stranger.sendall(b"A" * 176)
+        stranger.settimeout(10)
+        assert stranger.recv(1) == b""
+    found = world.status()
+    assert found["pid"] == world.daemon.pid
+    assert found["listeners"] == [{"where": f"tcp 127.0.0.1 port {world.port}", "is_open": True, "trouble": ""}]
+    assert [item["is_answering"] for item in found["hypervisors"]] == [True]
+    fingerprint = json.loads(world.vmfence.run("host", "keygen", "--check", "--json", str(world.key)).stdout)
+    assert [key["sha256"] for key in found["keys"]] == [fingerprint["fingerprint"]]
+    assert found["requests"] == [
+        {"action": "off", "result": "ok", "count": 1},
+        {"action": "on", "result": "failed", "count": 1},
+    ]
+    (reject,) = found["last_rejected"]
+    assert reject["origin"] == "127.0.0.1 (tcp)"
+    text = world.show("status").stdout
+    for line in (f"tcp 127.0.0.1 port {world.port}: open", "off ok: 1", "on failed: 1", "rejected packets: 1"):
+        assert line in text
+    assert world.key.read_bytes().hex()[:64] not in text
+
+
+def test_history_tells_who_fenced_whom_over_a_restart(world: World) -> None:
+    world.fence("reboot", "alpha")
+    world.fence("status", "alpha")
+    world.fence("off", GUESTS["beta"])
+    world.fence("on", "nobody")
+    world.daemon.stop()
+    events = world.history()
+    assert [(e["action"], e["guest"], e["result"]) for e in events] == [
+        ("reboot", "alpha", "ok"),
+        ("off", "beta", "ok"),
+        ("on", "nobody", "failed"),
+    ]
+    assert {(e["origin"], e["via"]) for e in events} == {("127.0.0.1", "tcp")}
+    assert events[1]["uuid"] == GUESTS["beta"]
+    assert [e["action"] for e in world.history("--guest", GUESTS["beta"])] == ["off"]
+    assert [e["action"] for e in world.history("--guest", "alpha", "--since", "1h")] == ["reboot"]
+    assert world.history("--since", "2100-01-01") == []
+    lines = world.show("history").stdout.splitlines()
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  reboot  alpha +ok +\d+ ms  127.0.0.1 \(tcp\)$", lines[0])
+
+
+def test_history_follows(world: World) -> None:
+    world.fence("off", "alpha")
+    argv = [world.vmfence.vmfence, "host", "history", "-f", str(world.config), "--follow", "--json"]
+    with Daemon(argv, world.folder / "followed") as following:
+        following.wait_for_line('"alpha"')
+        world.fence("off", "beta")
+        following.wait_for_line('"beta"')
+
+
+def test_history_of_a_bad_time_is_a_usage_error(world: World) -> None:
+    result = world.show("history", "--since", "yesterday")
+    assert (result.exit, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: 'yesterday' is no time.")
+
+
+def test_control_socket_is_for_root_and_its_group(world: World) -> None:
+    mode = (world.folder / "control").stat().st_mode
+    assert stat.S_ISSOCK(mode)
+    assert not mode & stat.S_IRWXO
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        (b"\n", "expected one line"),
+        (b"[]\n", "expected one line"),
+        (b"\xff\xfe\n", "expected one line"),
+        (b'{"version": 2, "command": "status"}\n', "version 2 is not known"),
+        (b'{"version": 1, "command": "stop"}\n', "command 'stop' is not known"),
+    ],
+)
+def test_control_socket_answers_nonsense_with_an_error(world: World, line: bytes, error: str) -> None:
+    assert error in ask(world.folder / "control", line)["error"]
+    assert world.status()["pid"] == world.daemon.pid
+
+
+def test_silent_and_endless_control_clients_cost_nobody_else(world: World) -> None:
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(40)]
+    for connection in silent:
+        connection.connect(str(world.folder / "control"))
+    with socket.socket(socket.AF_UNIX) as endless:
+        endless.connect(str(world.folder / "control"))
+        with pytest.raises(OSError, match="."):
+            for _ in range(1000):
+                endless.sendall(b"x" * 65536)
+    assert world.fence("status", "alpha").exit == 0
+    for connection in silent:
+        connection.close()
+    wait_until(lambda: world.show("status").exit == 0, 15)
+
+
+def test_no_daemon_is_exit_4(world: World) -> None:
+    world.daemon.stop()
+    result = world.show("status")
+    assert result.exit == 4
+    assert result.stderr.startswith("error: no daemon answers at ")
+    assert not (world.folder / "control").exists()
+
+
+def test_a_killed_daemons_socket_is_taken_over(world: World) -> None:
+    world.daemon.kill()
+    with world.vmfence.daemon(world.config) as second:
+        assert world.status()["pid"] == second.pid
+
+
+def test_a_second_daemon_does_not_take_the_socket(world: World, vmfence: CommandLine) -> None:
+    result = vmfence.run("host", "daemon", "-f", str(world.config))
+    assert result.exit == 1
+    assert "cannot open the control socket" in result.stderr
+    assert world.status()["pid"] == world.daemon.pid
+
+
+def test_status_by_socket_reads_no_configuration(world: World, vmfence: CommandLine) -> None:
+    result = vmfence.run("host", "status", "--socket", str(world.folder / "control"), "-f", "/nonexistent")
+    assert result.exit == 0, result.stderr
+
+
+def test_keygen_makes_a_key_once(tmp_path: Path, vmfence: CommandLine) -> None:
+    path = tmp_path / "new" / "key"
+    made = vmfence.run("host", "keygen", str(path))
+    assert made.exit == 0, made.stderr
+    first = path.read_bytes()
+    assert (len(first), stat.S_IMODE(path.stat().st_mode)) == (4096, 0o600)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    again = vmfence.run("host", "keygen", str(path))
+    assert (again.exit, path.read_bytes()) == (1, first)
+    forced = vmfence.run("host", "keygen", str(path), "--force", "--bytes", "64")
+    assert forced.exit == 0
+    assert len(path.read_bytes()) == 64
+    (kept,) = [other for other in path.parent.iterdir() if other != path]
+    assert kept.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("content", "warning"),
+    [
+        (b"\0" * 4096, "a known weak one"),
+        (b"1234567890123456\n", "a known weak one"),
+        (b"d41d8cd98f00b204e9800998ecf8427e  ks.cfg\n", "the key is text"),
+        (bytes(range(20)), "the key is short"),
+        (os.urandom(5000), "only 4096 count"),
+        (os.urandom(4096), ""),
+    ],
+)
+def test_keygen_judges(tmp_path: Path, vmfence: CommandLine, content: bytes, warning: str) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    result = vmfence.run("host", "keygen", "--check", str(path))
+    assert result.exit == 0
+    assert warning in result.stderr
+    assert bool(warning) == bool(result.stderr)
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o666])
+def test_keygen_refuses_what_everybody_may_use(tmp_path: Path, vmfence: CommandLine, mode: int) -> None:
+    path = write_key(tmp_path / "key")
+    path.chmod(mode)
+    result = vmfence.run("host", "keygen", "--check", str(path))
+    assert result.exit == 1
+    assert f"chmod 0600 {path}" in result.stderr

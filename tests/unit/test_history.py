@@ -1,0 +1,115 @@
+"""The history survives restarts, torn lines and its own growth."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from vmfence.errors import NotPermitted, VmfenceError
+from vmfence.host import history
+from vmfence.host.history import Event, History
+
+
+def event(number: int, detail: str = "") -> Event:
+    return Event(1000.0 + number, "off", f"guest-{number}", "", "10.88.0.11", "multicast", "ok", 12, detail)
+
+
+def kept(folder: Path) -> list[str]:
+    return [found.guest for found in history.read(str(folder))]
+
+
+def test_events_survive_a_restart_in_order(tmp_path: Path) -> None:
+    for number in range(3):
+        writer = History(str(tmp_path))
+        writer.add(event(number))
+        writer.close()
+    assert list(history.read(str(tmp_path))) == [event(0), event(1), event(2)]
+    assert stat.S_IMODE((tmp_path / history.FILE_NAME).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+def test_a_torn_last_line_costs_itself_alone(tmp_path: Path, cut: int) -> None:
+    writer = History(str(tmp_path))
+    writer.add(event(0))
+    writer.add(event(1))
+    writer.close()
+    path = tmp_path / history.FILE_NAME
+    os.truncate(path, path.stat().st_size - cut)
+    writer = History(str(tmp_path))
+    writer.add(event(2))
+    writer.close()
+    expected = ["guest-0", "guest-1", "guest-2"] if cut == 1 else ["guest-0", "guest-2"]
+    assert kept(tmp_path) == expected
+
+
+def test_foreign_lines_are_passed_over(tmp_path: Path) -> None:
+    writer = History(str(tmp_path))
+    writer.add(event(0))
+    with open(tmp_path / history.FILE_NAME, "ab") as file:
+        file.write(b'\n\xff\xfe\n[]\n{"at": 1}\nnull\n')
+    writer.add(event(1))
+    writer.close()
+    assert kept(tmp_path) == ["guest-0", "guest-1"]
+
+
+def test_it_is_bounded_and_keeps_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "FILE_BYTES_MAX", 2000)
+    writer = History(str(tmp_path))
+    for number in range(100):
+        writer.add(event(number))
+    writer.close()
+    found = kept(tmp_path)
+    assert found[-1] == "guest-99"
+    assert found == [f"guest-{number}" for number in range(100 - len(found), 100)]
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3 * 2000
+
+
+def test_a_detail_of_any_length_and_content_stays_one_record(tmp_path: Path) -> None:
+    writer = History(str(tmp_path))
+    writer.add(event(0, "line\nbreak \udcff é " + "x" * 100_000))
+    writer.add(event(1))
+    writer.close()
+    first, second = history.read(str(tmp_path))
+    assert first.detail.startswith("line\nbreak \udcff é xxx")
+    assert second == event(1)
+
+
+def test_nothing_yet_is_nothing(tmp_path: Path) -> None:
+    assert list(history.read(str(tmp_path))) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(VmfenceError, match="cannot write"):
+        History(str(tmp_path / "missing"))
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(NotPermitted) as caught:
+        list(history.read(str(tmp_path)))
+    assert caught.value.exit_code == 3
+
+
+def test_follow_shows_what_comes_over_a_change_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "FILE_BYTES_MAX", 300)
+    monkeypatch.setattr(history, "_FOLLOW_S", 0.001)
+    writer = History(str(tmp_path))
+    writer.add(event(0))
+    coming = iter(((1,), (2, 3), (4, 5)))  # a file holds two
+    shown: list[str] = []
+
+    def is_over() -> bool:
+        for number in next(coming, ()):
+            writer.add(event(number))
+        return len(shown) == 5
+
+    for found in history.follow(str(tmp_path), is_over):
+        shown.append(found.guest)
+    writer.close()
+    assert shown == [f"guest-{number}" for number in range(1, 6)]
