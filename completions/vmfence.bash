@@ -1,5 +1,6 @@
-# bash completion of vmfence and fence_vmfence.  Static words come from here, not from starting vmfence; guest names are
-# asked for by "vmfence list", for two seconds at most and only where the key can be read.
+# bash completion of vmfence and fence_vmfence.  Static words come from here, not from starting vmfence.  Names of guests
+# are asked for, for two seconds at most: by "vmfence list" in a guest, and only where the key can be read; by "vmfence
+# host list" on a host.
 
 # Offer those of the words after $1 that begin with $1.
 _vmfence_offer() {
@@ -15,7 +16,38 @@ _vmfence_offer_files() {
     mapfile -t COMPREPLY < <(compgen -f -- "$1")
 }
 
-# Offer guest names.  They come from the network, so they are quoted, and those that cannot be shown are left out.
+# Offer a name of others if it begins with $1, quoted, and not if it cannot be shown.
+_vmfence_offer_name() {
+    local cur=$1 name=$2
+    [[ $name != "$cur"* || $name == *[![:print:]]* ]] && return
+    printf -v name %q "$name"
+    COMPREPLY+=("$name")
+}
+
+# Offer the guests of this host.
+_vmfence_offer_own_guests() {
+    local cur=$1 index value line where=() uuid='[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}'
+    for ((index = 1; index < COMP_CWORD; index++)); do
+        value=${COMP_WORDS[index + 1]}
+        [[ $value == = ]] && value=${COMP_WORDS[index + 2]}
+        [[ ${COMP_WORDS[index]} == @(-f|--config) ]] && where=(-f "$value")
+    done
+    while IFS= read -r line; do
+        [[ $line =~ ^(.*[^ ])\ +$uuid ]] && _vmfence_offer_name "$cur" "${BASH_REMATCH[1]}"
+    done < <(timeout 2 vmfence host list "${where[@]}" 2>/dev/null)
+}
+
+# Offer the interfaces of this host, without the ports of bridges: nothing is heard there.
+_vmfence_offer_interfaces() {
+    local cur=$1 path
+    for path in /sys/class/net/*/; do
+        [[ -e $path && ! -e ${path}master ]] || continue
+        path=${path%/}
+        _vmfence_offer_name "$cur" "${path##*/}"
+    done
+}
+
+# Offer guest names.
 _vmfence_offer_guests() {
     local cur=$1 key=/etc/cluster/fence_xvm.key index value line name where=()
     for ((index = 1; index < COMP_CWORD; index++)); do
@@ -32,9 +64,7 @@ _vmfence_offer_guests() {
     while IFS= read -r line; do
         name=${line% * *}
         name=${name%"${name##*[! ]}"}
-        [[ $name != "$cur"* || $name == *[![:print:]]* ]] && continue
-        printf -v name %q "$name"
-        COMPREPLY+=("$name")
+        _vmfence_offer_name "$cur" "$name"
     done < <(timeout 2 vmfence list -t 1 -k "$key" "${where[@]}" 2>/dev/null)
 }
 
@@ -97,7 +127,8 @@ _vmfence_history() {
     local cur=$1 prev=$2
     case $prev in
         -f | --config) _vmfence_offer_files "$cur" ;;
-        -H | --guest | --since) ;;
+        -H | --guest) _vmfence_offer_own_guests "$cur" ;;
+        --since) ;;
         *) _vmfence_offer "$cur" --since -H --guest --follow -f --config --json -h --help ;;
     esac
 }
@@ -112,6 +143,52 @@ _vmfence_keygen() {
             else
                 _vmfence_offer_files "$cur"
             fi
+            ;;
+    esac
+}
+
+_vmfence_configure() {
+    local cur=$1 prev=$2
+    case $prev in
+        -f | --config | --import | --key-file | --serial-path) _vmfence_offer_files "$cur" ;;
+        --listener) _vmfence_offer "$cur" multicast tcp vsock serial ;;
+        --interface)
+            _vmfence_offer "$cur" none
+            _vmfence_offer_interfaces "$cur"
+            ;;
+        --serial-mode) _vmfence_offer "$cur" serial vmchannel ;;
+        --family) _vmfence_offer "$cur" ipv4 ipv6 ;;
+        --hash | --auth) _vmfence_offer "$cur" none sha1 sha256 sha512 ;;
+        --backend) _vmfence_offer "$cur" libvirt cpg ;;
+        --name-mode) _vmfence_offer "$cur" name uuid ;;
+        --address | --port | --tcp-address | --tcp-port | --vsock-port | --serial-uri | --uri) ;;
+        *)
+            _vmfence_offer "$cur" -f --config --import --from-scratch --print --dry-run --yes --listener --address \
+                --port --interface --tcp-address --tcp-port --vsock-port --serial-uri --serial-path --serial-mode \
+                --key-file --family --hash --auth --backend --uri --name-mode -h --help
+            ;;
+    esac
+}
+
+_vmfence_host_list() {
+    local cur=$1 prev=$2
+    case $prev in
+        -f | --config) _vmfence_offer_files "$cur" ;;
+        --uri) ;;
+        *) _vmfence_offer "$cur" -f --config --uri --json -h --help ;;
+    esac
+}
+
+_vmfence_setup() {
+    local cur=$1 prev=$2
+    case $prev in
+        -f | --config | --key-file) _vmfence_offer_files "$cur" ;;
+        --listener) _vmfence_offer "$cur" multicast tcp ;;
+        --interface) _vmfence_offer_interfaces "$cur" ;;
+        --uri) ;;
+        *)
+            _vmfence_offer "$cur" --uri --interface --listener --key-file -f --config --no-firewall --no-service \
+                --no-check --dry-run --yes --json -h --help
             ;;
     esac
 }
@@ -132,8 +209,11 @@ _vmfence() {
     path="${COMP_WORDS[*]:1:COMP_CWORD - 1}"
     case $path in
         '') _vmfence_offer "$cur" agent demo guest host list -h --help --version ;;
-        host) _vmfence_offer "$cur" daemon history keygen status -h --help ;;
+        host) _vmfence_offer "$cur" configure daemon history keygen list setup status -h --help ;;
         guest) _vmfence_offer "$cur" list -h --help ;;
+        'host configure' | 'host configure '*) _vmfence_configure "$cur" "$prev" ;;
+        'host list' | 'host list '*) _vmfence_host_list "$cur" "$prev" ;;
+        'host setup' | 'host setup '*) _vmfence_setup "$cur" "$prev" ;;
         'host daemon' | 'host daemon '*) _vmfence_daemon "$cur" "$prev" ;;
         'host status' | 'host status '*) _vmfence_status "$cur" "$prev" ;;
         'host history' | 'host history '*) _vmfence_history "$cur" "$prev" ;;

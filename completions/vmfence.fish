@@ -1,5 +1,6 @@
-# fish completion of vmfence and fence_vmfence.  Static words come from here, not from starting vmfence; guest names are
-# asked for by "vmfence list", for two seconds at most and only where the key can be read.
+# fish completion of vmfence and fence_vmfence.  Static words come from here, not from starting vmfence.  Names of guests
+# are asked for, for two seconds at most: by "vmfence list" in a guest, and only where the key can be read; by "vmfence
+# host list" on a host.
 
 # Whether the words before the cursor begin with this command.
 function __vmfence_is
@@ -35,6 +36,28 @@ function __vmfence_guests
     timeout 2 vmfence list -t 1 -k $key $where 2>/dev/null | string replace -r ' +[^ ]+ (on|off)$' ''
 end
 
+# The guests of this host.
+function __vmfence_own_guests
+    set -l where
+    set -l before
+    for word in (commandline -opc | string replace -r '^(--[^=]*)=' '$1\n' | string split \n)
+        switch "$before"
+            case -f --config
+                set where -f $word
+        end
+        set before $word
+    end
+    timeout 2 vmfence host list $where 2>/dev/null |
+        string replace -rf '^(.*[^ ]) +[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12} .*' '$1'
+end
+
+# The interfaces of this host, without the ports of bridges: nothing is heard there.
+function __vmfence_interfaces
+    for path in /sys/class/net/*/
+        test -e $path/master; or string replace -r '.*/(.*)/$' '$1' $path
+    end
+end
+
 # An option of the agent, under both of its names.
 function __vmfence_agent
     complete -c fence_vmfence $argv
@@ -59,10 +82,13 @@ complete -c vmfence -n __vmfence_at -a demo -d 'See it work: daemon and agent ov
 complete -c vmfence -n __vmfence_at -a guest -d 'Commands for a guest'
 complete -c vmfence -n __vmfence_at -a host -d 'Commands for the hypervisor machine'
 complete -c vmfence -n __vmfence_at -a list -d 'The guests that this machine may see'
+complete -c vmfence -n '__vmfence_at host' -a configure -d 'Make or change the configuration'
 complete -c vmfence -n '__vmfence_at host' -a daemon -d 'Run the daemon'
 complete -c vmfence -n '__vmfence_at host' -a history -d 'Who fenced whom'
 complete -c vmfence -n '__vmfence_at host' -a status -d 'What the running daemon does'
 complete -c vmfence -n '__vmfence_at host' -a keygen -d 'Make or judge the shared key'
+complete -c vmfence -n '__vmfence_at host' -a list -d 'The guests of this host'
+complete -c vmfence -n '__vmfence_at host' -a setup -d 'Everything that a host needs'
 complete -c vmfence -n '__vmfence_at guest' -a list -d 'The guests that this machine may see'
 
 __vmfence_host daemon -s f -l config -r -F -d Configuration
@@ -76,7 +102,7 @@ __vmfence_host status -s s -l socket -r -F -d 'Control socket of the daemon'
 __vmfence_host status -l json -d 'As JSON'
 
 __vmfence_host history -l since -x -d 'How far back'
-__vmfence_host history -s H -l guest -x -d 'Only this guest'
+__vmfence_host history -s H -l guest -x -a '(__vmfence_own_guests)' -d 'Only this guest'
 __vmfence_host history -l follow -d 'Then show what comes'
 __vmfence_host history -s f -l config -r -F -d 'Configuration of the daemon'
 __vmfence_host history -l json -d 'As JSON'
@@ -86,6 +112,46 @@ __vmfence_host keygen -l bytes -x -d 'Size of the key'
 __vmfence_host keygen -l force -d 'Replace a key that is there'
 __vmfence_host keygen -l check -d 'Make nothing, judge the key'
 __vmfence_host keygen -l json -d 'As JSON'
+
+__vmfence_host configure -s f -l config -r -F -d 'File to write'
+__vmfence_host configure -l import -r -F -d 'Start from this file'
+__vmfence_host configure -l from-scratch -d 'Start from nothing'
+__vmfence_host configure -l print -d 'Write the result to standard output only'
+__vmfence_host configure -l dry-run -d 'Show what would change'
+__vmfence_host configure -l yes -d 'Ask nothing'
+__vmfence_host configure -l listener -x -a 'multicast tcp vsock serial' -d Listener
+__vmfence_host configure -l address -x -d 'multicast: the group'
+__vmfence_host configure -l port -x -d 'multicast: the UDP port'
+__vmfence_host configure -l interface -x -a 'none (__vmfence_interfaces)' -d 'multicast: the bridge of the guests'
+__vmfence_host configure -l tcp-address -x -d 'tcp: an address of this host'
+__vmfence_host configure -l tcp-port -x -d 'tcp: the port'
+__vmfence_host configure -l vsock-port -x -d 'vsock: the port'
+__vmfence_host configure -l serial-uri -x -d 'serial: where the guests are'
+__vmfence_host configure -l serial-path -r -F -d 'serial: folder of the sockets'
+__vmfence_host configure -l serial-mode -x -a 'serial vmchannel' -d 'serial: mode'
+__vmfence_host configure -l key-file -r -F -d 'Shared key'
+__vmfence_host configure -l family -x -a 'ipv4 ipv6' -d 'Address family'
+__vmfence_host configure -l hash -x -a 'none sha1 sha256 sha512' -d 'Weakest signature accepted'
+__vmfence_host configure -l auth -x -a 'none sha1 sha256 sha512' -d 'Hash of the challenges'
+__vmfence_host configure -l backend -x -a 'libvirt cpg' -d Backend
+__vmfence_host configure -l uri -x -d 'Where libvirt has the guests'
+__vmfence_host configure -l name-mode -x -a 'name uuid' -d 'cpg: how guests are known'
+
+__vmfence_host list -s f -l config -r -F -d 'Configuration of the daemon'
+__vmfence_host list -l uri -x -d 'Ask libvirt there'
+__vmfence_host list -l json -d 'As JSON'
+
+__vmfence_host setup -l uri -x -d 'Libvirt to serve'
+__vmfence_host setup -l interface -x -a '(__vmfence_interfaces)' -d 'Bridge of the guests'
+__vmfence_host setup -l listener -x -a 'multicast tcp' -d 'How guests ask'
+__vmfence_host setup -l key-file -r -F -d 'Shared key'
+__vmfence_host setup -s f -l config -r -F -d Configuration
+__vmfence_host setup -l no-firewall -d 'Leave the firewall alone'
+__vmfence_host setup -l no-service -d 'Neither install nor start the service'
+__vmfence_host setup -l no-check -d 'Do not try whether it works'
+__vmfence_host setup -l dry-run -d 'Only tell what would be done'
+__vmfence_host setup -l yes -d 'Accepted, and always meant'
+__vmfence_host setup -l json -d 'As JSON'
 
 __vmfence_list -s a -l multicast-address -x -d 'Multicast group to ask'
 __vmfence_list -s i -l ip-family -x -a 'auto ipv4 ipv6' -d 'Address family of the group'

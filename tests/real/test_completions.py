@@ -14,9 +14,12 @@ from typing import Callable
 import click
 import pytest
 
+from lab.desk import Terminal
 from vmfence.agent.options import ALIASES, COMMAND_LINE_ONLY, OPTIONS
 from vmfence.agent.values import actions, hashes
 from vmfence.cli.main import vmfence as root
+from vmfence.config.settings import BACKENDS, LISTENERS
+from vmfence.host import choice, network
 
 FOLDER = Path(__file__).parent.parent.parent / "completions"
 SHELLS = ("bash", "zsh", "fish")
@@ -64,10 +67,17 @@ FISH = 'source $FOLDER/(string split " " $LINE)[1].fish; complete -C "$LINE"'
 
 
 class Shell:
-    """One of SHELLS in an empty folder, with a vmfence that notes its starts and lists the guests in a file."""
+    """One of SHELLS in an empty folder, with a vmfence that notes its starts and lists the guests in a file.
+
+    It uses copies of the completions that look for interfaces in the folder *net*.
+    """
 
     def __init__(self, name: str, folder: Path, dump: Path) -> None:
-        self.name, self.folder = name, folder
+        self.name, self.folder, self.net = name, folder, folder / "net"
+        completions = folder / "completions"
+        shutil.copytree(FOLDER, completions)
+        for path in completions.iterdir():
+            path.write_text(path.read_text().replace("/sys/class/net", str(self.net)))
         self.guests = folder / "guests"
         self.guests.write_text("")
         program = folder / "bin" / "vmfence"
@@ -76,7 +86,7 @@ class Shell:
         program.chmod(0o755)
         self._environment = {
             **{"PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": str(folder), "ZDOTDIR": str(folder)},
-            **{"FOLDER": str(FOLDER), "OUT": str(folder / "out"), "TERM": "dumb", "LC_ALL": "C.UTF-8"},
+            **{"FOLDER": str(completions), "OUT": str(folder / "out"), "TERM": "dumb", "LC_ALL": "C.UTF-8"},
             "DUMP": str(dump),
         }
 
@@ -90,6 +100,10 @@ class Shell:
         found = {"bash": self._bash, "zsh": self._zsh, "fish": self._fish}[self.name](line)
         # Some shells repeat what stands before an attached value.
         return {word.partition("=")[2] or word.rstrip("=") for word in found if word}
+
+    def command(self, argv: list[str]) -> list[str]:
+        """Return *argv* with the environment of this shell."""
+        return ["env", *(f"{name}={value}" for name, value in self._environment.items()), *argv]
 
     def _bash(self, line: str) -> list[str]:
         words = " ".join(shlex.quote(word) for word in line.replace("=", " = ").split(" "))
@@ -182,6 +196,16 @@ VALUES = [
     ("vmfence list -c ", HASHES),
     ("vmfence guest list --json -C ", HASHES),
     ("vmfence list --ip-family=ip", {"ipv4", "ipv6"}),
+    ("vmfence host configure --listener ", set(LISTENERS)),
+    ("vmfence host configure --listener tcp --listener=v", {"vsock"}),
+    ("vmfence host configure --backend=", set(BACKENDS)),
+    ("vmfence host configure --hash ", HASHES),
+    ("vmfence host configure --yes --auth=sha2", {"sha256"}),
+    ("vmfence host configure --family ", FAMILIES - {"auto"}),
+    ("vmfence host configure --serial-mode=", {"serial", "vmchannel"}),
+    ("vmfence host configure --name-mode ", {"name", "uuid"}),
+    ("vmfence host setup --listener ", set(choice.LISTENERS)),
+    ("vmfence host setup --dry-run --listener=t", {"tcp"}),
 ]
 
 
@@ -196,6 +220,8 @@ def test_values(line: str, expected: set[str], shell: Shell) -> None:
     [
         *("fence_vmfence -k fen", "fence_vmfence --key_file=fen", "vmfence agent -o off -k fen"),
         *("vmfence list -k fen", "vmfence guest list --key-file fen", "vmfence host keygen --check fen"),
+        *("vmfence host configure --import fen", "vmfence host configure --key-file=fen", "vmfence host list -f fen"),
+        *("vmfence host setup -f fen", "vmfence host setup --key-file fen", "vmfence host configure --yes -f fen"),
         *("vmfence host daemon -f fen", "vmfence host daemon --config=fen", "vmfence host daemon -w -p fen"),
     ],
 )
@@ -210,6 +236,10 @@ NUMBERS = [
     "vmfence list -p ",
     "vmfence host daemon -d ",
     "vmfence host keygen --bytes ",
+    "vmfence host configure --port ",
+    "vmfence host configure --uri=",
+    "vmfence host list --uri ",
+    "vmfence host setup --uri ",
 ]
 
 
@@ -229,6 +259,77 @@ def test_guests_come_from_the_host(option: str, shell: Shell) -> None:
     assert set(shell.started()) == {"list -t 1 -k fence.key -T ::1", "list -t 1 -k fence.key"}
 
 
+TABLE = """NAME         UUID                                  STATE     BRIDGES  MAY BE FENCED BY
+alpha        44179d3f-6c63-474f-a212-20c8b4b25b16  running   br0      everybody with the key
+alto beta 2  44179d3f-6c63-474f-a212-20c8b4b25b17  shut off  none     web, db
+"""
+
+
+def test_guests_of_the_history_come_from_libvirt(shell: Shell) -> None:
+    assert shell.complete("vmfence host history -H ") == set()
+    shell.guests.write_text(TABLE)
+    assert shell.complete("vmfence host history --guest=alp") == {"alpha"}
+    offered = shell.complete("vmfence host history -f own.conf --json -H al")
+    assert {word.replace("\\", "") for word in offered} == {"alpha", "alto beta 2"}
+    assert shell.started() == ["host list", "host list", "host list -f own.conf"]
+
+
+def add_interface(shell: Shell, name: str, *entries: str) -> None:
+    (shell.net / name).mkdir(parents=True)
+    for entry in entries:
+        (shell.net / name / entry).mkdir()
+
+
+INTERFACE = ["host setup --interface ", "host setup --interface=", "host configure --interface "]
+
+
+@pytest.mark.parametrize("option", INTERFACE)
+def test_interfaces_are_those_of_the_host(option: str, shell: Shell) -> None:
+    none = {"none"} if "configure" in option else set()
+    assert shell.complete(f"vmfence {option}") == none
+    add_interface(shell, "br0", "bridge")
+    add_interface(shell, "br1.100")
+    add_interface(shell, "vnet7", "master")
+    (shell.net / "bonding_masters").write_text("")
+    assert shell.complete(f"vmfence {option}") == {"br0", "br1.100"} | none
+    assert shell.complete(f"vmfence {option}br1") == {"br1.100"}
+    assert shell.started() == []
+
+
+TYPED = {
+    "vmfence host set\t--interf\tbr\t--listener mul\t": "host setup --interface br7 --listener multicast",
+    "vmfence host setup --interface=br\t": "host setup --interface=br7",
+    "vmfence host configure --listener v\t--print": "host configure --listener vsock --print",
+    "vmfence host history -H wo\t": "host history -H wolf's den",
+    "vmfence agent -k fence.key -o of\t-H wi\t": "agent -k fence.key -o off -H wind",
+}
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_typed_into_an_interactive_bash(line: str, tmp_path: Path) -> None:
+    shell = Shell("bash", tmp_path, tmp_path)
+    add_interface(shell, "br7", "bridge")
+    (tmp_path / "fence.key").write_text("")
+    uuid = "44179d3f-6c63-474f-a212-20c8b4b25b16"
+    shell.guests.write_text(f"{'wind':<32} {uuid} on\n" if "agent" in line else f"wolf's den  {uuid}  running\n")
+    with Terminal(shell.command(["bash", "--norc", "--noprofile", "-i"])) as terminal:
+        terminal.expect(r"[$#] $")
+        terminal.type("cd; PS1='ready> '; . $FOLDER/vmfence.bash; clear\n")
+        terminal.expect("ready> $")
+        terminal.type(f"{line}\n")
+        terminal.expect("ready> $")
+        terminal.type("exit\n")
+        terminal.end()
+    assert shell.started()[-1] == TYPED[line]
+
+
+def test_interfaces_of_this_host(shell: Shell) -> None:
+    shell.net.symlink_to("/sys/class/net")
+    heard = {one.name for one in network.read_interfaces() if one.master is None}
+    assert "lo" in heard
+    assert shell.complete("vmfence host setup --interface ") == heard
+
+
 def test_without_a_key_nobody_is_asked_for_guests(shell: Shell) -> None:
     assert shell.complete("fence_vmfence -k missing -H ") == set()
     assert shell.started() == []
@@ -241,4 +342,13 @@ def test_the_name_of_a_guest_is_never_run(shell: Shell) -> None:
     if shell.name == "bash":  # the others quote what they insert
         assert [shlex.split(word) for word in offered] == [[HOSTILE]]
     assert set(shell.started()) == {"list -t 1 -k fence.key"}
+    assert not (shell.folder / "hit").exists()
+
+
+def test_the_name_of_an_interface_is_never_run(shell: Shell) -> None:
+    name = "a;`id>hit`"
+    add_interface(shell, name)
+    offered = shell.complete("vmfence host setup --interface a")
+    if shell.name == "bash":
+        assert [shlex.split(word) for word in offered] == [[name]]
     assert not (shell.folder / "hit").exists()

@@ -19,11 +19,15 @@ from vmfence import errors
 from vmfence.agent import outcome
 from vmfence.agent.differences import DIFFERENCES
 from vmfence.agent.options import COMMAND_LINE_ONLY, OPTIONS, Option
+from vmfence.cli import configure, listing
 from vmfence.cli.main import vmfence as root
 from vmfence.config import grammar
 from vmfence.config.section import Shape
 from vmfence.config.settings import (
     FILE_SHAPE,
+    KEY_FILE,
+    MULTICAST_ADDRESSES,
+    PORT,
     SEARCH_PATHS,
     DaemonSettings,
     MulticastSettings,
@@ -32,11 +36,15 @@ from vmfence.config.settings import (
     VsockSettings,
     read,
 )
+from vmfence.host import unit
 from vmfence.host.assemble import NetworkSettings
+from vmfence.host.backends.inventory import DEFAULT_URI, GuestFacts, Inventory
+from vmfence.host.setup import State, Step
+from vmfence.protocol import reply
 
 FOLDER = Path(__file__).parent.parent.parent / "man"
 PAGES = sorted(path.name for path in FOLDER.iterdir())
-COMMAND, AGENT, CONFIGURATION = "vmfence.8", "fence_vmfence.8", "vmfence.conf.5"
+COMMAND, HOST, AGENT, CONFIGURATION = "vmfence.8", "vmfence-host.8", "fence_vmfence.8", "vmfence.conf.5"
 # Additions of ours to the grammar of fence_virtd (settings.py names them in its head).
 OURS = {
     "allow_unauthenticated",
@@ -45,6 +53,12 @@ OURS = {
     "state_dir",
     "control_socket",
     "groups/group/key_file",
+}
+ANSWERS = {option for option, _, _ in configure._ANSWERS}
+PROPOSALS = {
+    **{"--listener": "multicast", "--backend": "libvirt", "--address": MULTICAST_ADDRESSES["ipv4"]},
+    **dict.fromkeys(("--port", "--tcp-port", "--vsock-port"), str(PORT)),
+    **{"--serial-uri": DEFAULT_URI, "--key-file": KEY_FILE},
 }
 SETTINGS = {
     "fence_virtd": DaemonSettings,
@@ -129,7 +143,7 @@ def says_default(body: str, default: str) -> bool:
 
 
 def test_there_is_a_page_for_each_part() -> None:
-    assert set(PAGES) == {COMMAND, AGENT, CONFIGURATION}
+    assert set(PAGES) == {COMMAND, HOST, AGENT, CONFIGURATION}
 
 
 def test_pages_and_completions_are_installed() -> None:
@@ -159,18 +173,41 @@ def test_lines_are_not_long_and_have_no_blank_at_their_end(page: str) -> None:
     assert all(len(line) <= 120 and line == line.rstrip() for line in source(page).splitlines())
 
 
-def test_every_command_has_its_part_and_no_other() -> None:
-    description = part(source(COMMAND), "Sh", "DESCRIPTION")
-    assert set(re.findall(r"^\.Ss vmfence (.*)$", description, re.M)) == set(COMMANDS)
-    synopsis = plain(part(source(COMMAND), "Sh", "SYNOPSIS"))
-    assert all(f"vmfence {name}" in synopsis for name in COMMANDS)
+def page_of(name: str) -> str:
+    """Return the page on which the command *name* is described."""
+    return HOST if name.startswith("host ") else COMMAND
+
+
+@pytest.mark.parametrize("page", [COMMAND, HOST])
+def test_every_command_has_its_part_and_no_other(page: str) -> None:
+    names = [name for name in COMMANDS if page_of(name) == page]
+    description = part(source(page), "Sh", "DESCRIPTION")
+    assert sorted(re.findall(r"^\.Ss vmfence (.*)$", description, re.M)) == sorted(names)
+    synopsis = plain(part(source(page), "Sh", "SYNOPSIS"))
+    assert all(f"vmfence {name}" in synopsis for name in names)
+
+
+def synopses(page: str) -> dict[str, str]:
+    """Return the synopsis of each command on *page*, by its words."""
+    found = re.split(r"^\.Nm vmfence\n", part(source(page), "Sh", "SYNOPSIS"), flags=re.M)[1:]
+    return {text.partition("\n")[0].removeprefix(".Cm "): text for text in found}
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if page_of(name) == HOST])
+def test_synopsis_of_a_command_has_every_option(name: str) -> None:
+    text = synopses(HOST)[name]
+    long = set(re.findall(r"\bFl Fl ([\w-]+)", text))
+    short = set("".join(re.findall(r"(?<!Fl )\bFl (?!Fl\b)(\w+)", text)))
+    for option in click_options(COMMANDS[name]):
+        is_answer = ".Op Ar answers" in text and option.opts[0] in ANSWERS
+        assert is_answer or {word.strip("-") for word in option.opts} & (long | short), option.opts
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_of_a_command(name: str) -> None:
     # A command with two names is described under one of them; the other refers to it.
     names = [other for other, command in COMMANDS.items() if command is COMMANDS[name]]
-    parts = [part(source(COMMAND), "Ss", f"vmfence {other}") for other in names]
+    parts = [part(source(page_of(other)), "Ss", f"vmfence {other}") for other in names]
     documented = {spellings: body for text in parts for spellings, body in options(text).items()}
     expected = {frozenset(option.opts): option for option in click_options(COMMANDS[name])}
     assert set(documented) == set(expected)
@@ -231,7 +268,7 @@ def test_exit_codes() -> None:
 PACKAGE = "\n".join(path.read_text() for path in sorted((FOLDER.parent / "vmfence").rglob("*.py")))
 MESSAGES = [
     message
-    for page in (COMMAND, AGENT)
+    for page in (HOST, AGENT)
     for entry in entries(part(source(page), "Sh", "DIAGNOSTICS"))
     for message in entry.head.replace(r"\&", "").split(", ")
     if message != "no line at all for a request"
@@ -246,7 +283,10 @@ def test_messages_are_those_of_the_program(message: str) -> None:
 
 OF_AGENT = {word for option in OPTIONS + COMMAND_LINE_ONLY for word in agent_spellings(option)}
 OF_COMMANDS = {word for command in COMMANDS.values() for option in click_options(command) for word in option.opts}
-KNOWN = {COMMAND: OF_COMMANDS | {"-h", "--help", "--version"}, AGENT: OF_AGENT, CONFIGURATION: OF_COMMANDS}
+KNOWN = {
+    **{COMMAND: OF_COMMANDS | {"-h", "--help", "--version"}, HOST: OF_COMMANDS},
+    **{AGENT: OF_AGENT, CONFIGURATION: OF_COMMANDS},
+}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -360,8 +400,34 @@ def test_the_grammar_is_shown_in_itself() -> None:
 
 
 def test_files_are_those_of_the_program() -> None:
-    for page in (COMMAND, CONFIGURATION):
+    for page in (HOST, CONFIGURATION):
         found = re.findall(r"/[\w./]+", part(source(page), "Sh", "FILES"))
         assert set(SEARCH_PATHS) < set(found)
         assert MulticastSettings().key_file in found
         assert any(path.startswith(DaemonSettings().state_dir) for path in found)
+    assert unit.INSTALL_PATH in part(source(HOST), "Sh", "FILES")
+
+
+def test_pages_that_are_named_exist() -> None:
+    named = [found for page in PAGES for found in re.findall(r"^\.Xr (\S+) (\d)", source(page), re.M)]
+    named += re.findall(r"man:([\w.-]+)\((\d)\)", unit.shipped_text())
+    assert {f"{name}.{section}" for name, section in named if "vmfence" in name} == set(PAGES)
+
+
+def test_states_of_steps() -> None:
+    items = entries(part(source(HOST), "Ss", "vmfence host setup"))
+    assert {state.value for state in State} <= {entry.head for entry in items}
+
+
+def test_proposals_of_the_wizard() -> None:
+    documented = options(part(source(HOST), "Ss", "vmfence host configure"))
+    for option, proposal in PROPOSALS.items():
+        assert f"proposed: {proposal}" in documented[frozenset({option})], option
+
+
+def test_fields_of_json() -> None:
+    record = listing._record(Inventory("", "", "", ()), GuestFacts("", "", reply.State.RUNNING), None)
+    body = options(part(source(HOST), "Ss", "vmfence host list"))[frozenset({"--json"})]
+    assert all(re.search(rf"\b{name}\b", body) for name in record)
+    body = options(part(source(HOST), "Ss", "vmfence host setup"))[frozenset({"--json"})]
+    assert all(re.search(rf"\b{name}\b", body) for name in Step("", State.DONE, "").as_dict())
