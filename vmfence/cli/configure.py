@@ -46,9 +46,11 @@ def _answer_options(command: Any) -> Any:
 
 
 @click.command()
-@click.option("-f", "--config", metavar="FILE", help="The file to write; else /etc/vmfence.conf or the one in use.")
-@click.option("--import", "imported", metavar="FILE", help="Start from this file; /etc/vmfence.conf is written.")
-@click.option("--from-scratch", is_flag=True, help="Start from nothing: groups and other settings are not kept.")
+@click.option("-f", "--config", metavar="FILE", help="The file to write; else the one in use, or /etc/vmfence.conf.")
+@click.option(
+    "--import", "imported", metavar="FILE", help="Start from this file; without -f, /etc/vmfence.conf is written."
+)
+@click.option("--from-scratch", is_flag=True, help="Start from nothing, also over a broken file; nothing is kept.")
 @click.option("--print", "print_only", is_flag=True, help="Write the result to stdout and nothing to disk.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--yes", is_flag=True, help="Ask nothing: present values where no option is given, yes to the rest.")
@@ -65,7 +67,7 @@ def configure(
     """Make or change the configuration: the questions of fence_virtd -c, each answer checked at once.
 
     An empty line takes the value in brackets. The end of the input, or Ctrl-C, leaves everything as it was. Questions
-    whose option is given are not asked; with all of them, and without a terminal, nothing is asked.
+    whose option is given are not asked; with all of them, a key in place, and no terminal, nothing is asked.
     """
     _check_options(imported, from_scratch, print_only, dry_run)
     target = _target(config, imported)

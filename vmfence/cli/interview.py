@@ -146,7 +146,7 @@ class Interview:
         if only is None and self._asker.unattended:
             found = ", ".join(map(str, self._host.bridges))
             why = f"here are: {found}" if found else "this host has no bridge"
-            raise VmfenceError("no interface to propose: not one bridge has guests alone", why, f"give {option}")
+            raise VmfenceError("no interface to propose: not exactly one bridge has guests", why, f"give {option}")
         return only or NONE
 
     def _security(self, place: str) -> None:

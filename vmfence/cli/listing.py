@@ -19,7 +19,11 @@ _HEAD = ("NAME", "UUID", "STATE", "BRIDGES", "MAY BE FENCED BY")
 @click.command("list")
 @click.option("-f", "--config", metavar="FILE", help="Configuration; else /etc/vmfence.conf, /etc/fence_virt.conf.")
 @click.option(
-    "--uri", "uris", metavar="URI", multiple=True, help="Ask libvirt there, not where the configuration says."
+    "--uri",
+    "uris",
+    metavar="URI",
+    multiple=True,
+    help="Ask libvirt there, not where the configuration says. Several: again.",
 )
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def list_guests(config: str | None, uris: tuple[str, ...], as_json: bool) -> None:
