@@ -25,7 +25,10 @@ PROJECT = Path(__file__).parents[2]
 # What would find or make guests of its own.
 MASKED = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd.service")
 # The machine's own settings must not decide what a test sees.
-FORGOTTEN = "etc/cluster etc/vmfence.conf etc/fence_virt.conf etc/firewalld var/lib/vmfence etc/machine-id"
+FORGOTTEN = (
+    "etc/cluster etc/vmfence.conf etc/fence_virt.conf etc/firewalld etc/systemd/system/firewalld.service "
+    "var/lib/vmfence etc/machine-id"
+)
 ROOT = """
 set -e
 mount --make-rprivate /
@@ -55,7 +58,7 @@ class Bare:
     It shares the process table with this machine.
     """
 
-    _namespaces = ("--mount", "--root", "--wd=/")
+    _namespaces = ("--mount", "--root", "--wd")
 
     def __init__(self, folder: Path, netns: Namespace, libvirtd: Libvirtd) -> None:
         self.folder, self._netns, self._libvirtd = folder, netns, libvirtd
@@ -136,7 +139,7 @@ class Bare:
 class Machine(Bare):
     """A machine with systemd, booted to basic.target, and a process table of its own; a context manager."""
 
-    _namespaces = ("--mount", "--uts", "--ipc", "--pid", "--root", "--wd=/")
+    _namespaces = ("--mount", "--uts", "--ipc", "--pid", "--root", "--wd")
 
     def __enter__(self) -> Machine:
         super().__enter__()

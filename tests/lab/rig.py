@@ -6,6 +6,7 @@ never our own client.  A daemon that is started again finds the world as it was 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -136,6 +137,15 @@ class Rig:
             wait_until(lambda: self.told(text) >= times, PATIENT, f"{text!r} {times} times")
         except LabError as error:
             raise LabError(f"{error} in:\n{self.daemon.log()}") from None
+
+    def rejected(self, reason: str) -> int:
+        """Return how many packets were dropped for *reason*, as the daemon counts them; its log tells only some."""
+        with socket.socket(socket.AF_UNIX) as control:
+            control.connect(str(self.folder / "control"))
+            control.sendall(b'{"version": 1, "command": "status"}\n')
+            with control.makefile("rb") as answer:
+                counts: dict[str, int] = json.loads(answer.readline())["status"]["rejected"]
+        return counts.get(reason, 0)
 
     def connect(self, source: str = "", timeout: float = PATIENT) -> wire.Peer:
         """Return a connection from *source*; nothing is sent yet."""

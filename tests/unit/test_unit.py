@@ -100,18 +100,18 @@ def test_a_key_of_another_user_needs_a_right() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "config", "line"),
+    ("argv", "config", "program", "more"),
     [
-        (["/opt/v/bin/vmfence"], "/etc/vmfence.conf", "/opt/v/bin/vmfence host daemon --wait-for-init"),
-        (["/usr/bin/python3", "-m", "vmfence"], "/etc/fence_virt.conf", "/usr/bin/python3 -m vmfence host daemon --wait-for-init"),
-        (["/a b/$v"], "/x%.conf", '"/a b/$$v" host daemon --wait-for-init --config /x%%.conf'),
+        (["/opt/v/bin/vmfence"], "/etc/vmfence.conf", "/opt/v/bin/vmfence", ""),
+        (["/usr/bin/python3", "-m", "vmfence"], "/etc/fence_virt.conf", "/usr/bin/python3 -m vmfence", ""),
+        (["/a b/$v"], "/x%.conf", '"/a b/$$v"', " --config /x%%.conf"),
     ],
-)  # fmt: skip
-def test_rendering(argv: list[str], config: str, line: str) -> None:
+)
+def test_rendering(argv: list[str], config: str, program: str, more: str) -> None:
     shipped = unit.shipped_text()
     rendered = unit.render(shipped, argv, config)
     differing = [new for old, new in zip(shipped.splitlines(), rendered.splitlines()) if old != new]
-    assert differing == [f"ExecStart={line}"]
+    assert differing == [f"ExecStart={program} host daemon --wait-for-init{more}"]
 
 
 def test_an_installation_that_the_service_cannot_see_is_refused() -> None:

@@ -1,0 +1,398 @@
+"""What setup chooses and plans: tables of hosts, without any host."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from vmfence.config import settings as configuration
+from vmfence.config.grammar import parse
+from vmfence.config.settings import MulticastSettings, Settings, TcpSettings
+from vmfence.errors import ConfigError, KeyFileError, UsageError, VmfenceError
+from vmfence.host import ground, unit
+from vmfence.host.backends.inventory import GuestFacts, Inventory
+from vmfence.host.choice import Choice, Ground, Wishes, choose
+from vmfence.host.firewall import Firewall
+from vmfence.host.ground import KeyFacts, Site
+from vmfence.host.network import Interface
+from vmfence.host.packet_rules import Opening
+from vmfence.host.setup import State, Step, carry_out, next_commands, plan
+from vmfence.host.unit import UnitFacts
+from vmfence.protocol.reply import State as GuestState
+
+SYSTEM, SESSION = "qemu:///system", "qemu+unix:///session?socket=/run/user/1000/libvirt/libvirt-sock"
+CONFIG, KEY = "/etc/vmfence.conf", "/etc/cluster/fence_xvm.key"
+BR0, BR1, VIRBR0 = (Interface(name, is_bridge=True) for name in ("br0", "br1", "virbr0"))
+ETH0 = Interface("eth0")
+
+
+def guest(name: str, *bridges: str, direct: tuple[str, ...] = (), unresolved: tuple[str, ...] = ()) -> GuestFacts:
+    return GuestFacts(
+        name, f"uuid of {name}", GuestState.RUNNING, bridges=bridges, direct=direct, unresolved=unresolved
+    )
+
+
+def host(*guests: GuestFacts, uri: str = SYSTEM) -> Inventory:
+    return Inventory(uri, "QEMU 7.2.0", "9.0.0", guests)
+
+
+def land(*inventories: Inventory, interfaces: tuple[Interface, ...] = (BR0, BR1, ETH0), **more: object) -> Ground:
+    addresses = {"br0": "10.88.0.1"}
+    found = Ground(CONFIG, None, inventories, interfaces=interfaces, addresses=addresses)
+    return dataclasses.replace(found, **more)  # type: ignore[arg-type]
+
+
+ONE = host(guest("a", "br0"), guest("b", "br0"))
+
+
+# The choice
+
+
+def test_the_usual_host() -> None:
+    choice = choose(Wishes(), land(ONE))
+    assert choice.listener == (
+        "multicast 225.0.0.12 port 1229 on br0",
+        "all guests are attached to it: a, b",
+    )
+    assert choice.hypervisor == ("qemu:///system: QEMU 7.2.0, libvirt 9.0.0, 2 guests", "it has guests")
+    assert choice.settings.listeners == (MulticastSettings(interface="br0"),)
+    assert choice.settings.backend.uris == (SYSTEM,)
+    assert choice.text is not None and configuration.read(choice.text, CONFIG) == choice.settings
+    assert choice.doubts == ()
+
+
+@pytest.mark.parametrize(
+    ("inventories", "interfaces", "bridge", "why", "doubts"),
+    [
+        ([host(guest("a", "br0"), guest("b"))], (BR0, BR1), "br0", "the only bridge with guests: a", 0),
+        ([host(guest("a", "br0", "br1"), guest("b", "br1"))], (BR0, BR1), "br1", "all guests are attached to it", 0),
+        (
+            [host(guest("a", "br0"), guest("b", "br1"), guest("c", "br1"))],
+            (BR0, BR1),
+            "br1",
+            "of 2 bridges with guests it has most: b, c; another with --interface",
+            1,
+        ),
+        ([host()], (VIRBR0, ETH0), "virbr0", "the only bridge of this host, which has no guests yet", 0),
+        ([host(guest("a", "br0"), guest("m", direct=("eth0",)))], (BR0,), "br0", "the only bridge with guests", 1),
+        ([host(guest("a", "eth0"))], (BR0, ETH0), "eth0", "all guests are attached to it", 0),  # Open vSwitch
+    ],
+)
+def test_the_bridge(
+    inventories: list[Inventory], interfaces: tuple[Interface, ...], bridge: str, why: str, doubts: int
+) -> None:
+    choice = choose(Wishes(), land(*inventories, interfaces=interfaces))
+    assert choice.settings.listeners == (MulticastSettings(interface=bridge),)
+    assert choice.listener[1].startswith(why) and len(choice.doubts) == doubts
+
+
+@pytest.mark.parametrize(
+    ("inventory", "interfaces", "message"),
+    [
+        (host(), (BR0, BR1), "there are no guests that show which bridge. bridges here: br0, br1."),
+        (host(), (ETH0,), "bridges here: none"),
+        (host(guest("m", direct=("eth0",))), (BR0,), "no guest is attached to a bridge of this host"),
+        (host(guest("a", "br9")), (BR0,), "br9, to which guests are attached, is not up. start it"),
+        (host(guest("a", unresolved=("default",))), (BR0,), "virsh net-start default"),
+    ],
+)
+def test_where_nothing_fits_it_says_what_to_name(
+    inventory: Inventory, interfaces: tuple[Interface, ...], message: str
+) -> None:
+    with pytest.raises(VmfenceError) as caught:
+        choose(Wishes(), land(inventory, interfaces=interfaces))
+    assert message in str(caught.value) and "--interface" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "inventories", "uris", "doubts"),
+    [
+        (Wishes(), [host(), host(guest("s"), uri=SESSION)], (SESSION,), 0),
+        (Wishes(), [ONE, host(guest("s"), uri=SESSION)], (SYSTEM,), 1),
+        (Wishes(interface="br0"), [host(), host(uri=SESSION)], (SYSTEM,), 0),
+        (Wishes(uris=(SYSTEM, SESSION)), [ONE, host(guest("s"), uri=SESSION)], (SYSTEM, SESSION), 0),
+    ],
+)
+def test_the_uri(wishes: Wishes, inventories: list[Inventory], uris: tuple[str, ...], doubts: int) -> None:
+    choice = choose(wishes, land(*inventories))
+    assert choice.settings.backend.uris == uris and len(choice.doubts) == doubts
+
+
+def test_guests_of_a_session_get_tcp() -> None:
+    choice = choose(Wishes(), land(host(guest("s"), uri=SESSION)))
+    assert choice.settings.listeners == (TcpSettings(),) and "10.0.2.2" in choice.listener[1]
+    assert next_commands(choice.settings) == ("vmfence list -T 10.0.2.2",)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "listener"),
+    [
+        (Wishes(interface="eth0"), MulticastSettings(interface="eth0")),
+        (Wishes(listener="multicast"), MulticastSettings(interface="br0")),
+        (Wishes(listener="tcp"), TcpSettings(address="10.88.0.1")),
+        (Wishes(key_file="/etc/k"), MulticastSettings(interface="br0", key_file="/etc/k")),
+    ],
+)
+def test_wishes_come_first(wishes: Wishes, listener: MulticastSettings | TcpSettings) -> None:
+    assert choose(wishes, land(ONE)).settings.listeners == (listener,)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        (Wishes(interface="br7"), "this host has no interface br7"),
+        (Wishes(interface="vnet0"), "vnet0 is a port of br0"),
+        (Wishes(listener="tcp", interface="br1"), "no address for listener tcp. br1 has none"),
+        (Wishes(key_file="relative"), "must be an absolute path"),
+    ],
+)
+def test_wishes_that_cannot_be(wishes: Wishes, message: str) -> None:
+    interfaces = (BR0, BR1, Interface("vnet0", master="br0"))
+    with pytest.raises(VmfenceError, match=message):
+        choose(wishes, land(ONE, interfaces=interfaces))
+
+
+SILENT = VmfenceError("cannot connect to libvirt")
+
+
+@pytest.mark.parametrize(
+    ("wishes", "inventories", "is_refused"),
+    [
+        (Wishes(), [], True),
+        (Wishes(uris=(SYSTEM, SESSION)), [ONE], True),
+        (Wishes(), [ONE], False),  # a session that does not answer is not our business
+    ],
+)
+def test_a_libvirt_that_does_not_answer(wishes: Wishes, inventories: list[Inventory], is_refused: bool) -> None:
+    where = land(*inventories, silent=(SILENT,))
+    if not is_refused:
+        choose(wishes, where)
+        return
+    with pytest.raises(VmfenceError, match="cannot connect to libvirt"):
+        choose(wishes, where)
+
+
+OLD = b"""fence_virtd { listener = "multicast"; backend = "libvirt"; }
+listeners { multicast { interface = "br0"; key_file = "/etc/old.key"; } }
+backends { libvirt { uri = "qemu:///system"; } }
+"""
+
+
+def old(path: str = "/etc/fence_virt.conf", text: bytes = OLD) -> Settings:
+    return configuration.read(text, path)
+
+
+def test_a_configuration_that_is_there_is_used_as_it_is() -> None:
+    choice = choose(Wishes(interface="br0", key_file="/etc/old.key"), land(ONE, settings=old()))
+    assert choice.text is None and choice.settings == old()
+
+
+def test_guests_that_a_configuration_misses_are_told() -> None:
+    choice = choose(Wishes(), land(host(guest("a", "br1")), settings=old()))
+    assert "a is attached to br1, not to br0" in choice.doubts[0]
+
+
+def test_an_interface_that_is_gone_is_told_with_its_line() -> None:
+    with pytest.raises(ConfigError, match="no interface br0") as caught:
+        choose(Wishes(), land(ONE, interfaces=(VIRBR0,), settings=old()))
+    assert caught.value.line == 2
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [Wishes(uris=(SESSION,)), Wishes(listener="tcp"), Wishes(interface="br1"), Wishes(key_file="/etc/k")],
+)
+def test_a_wish_never_changes_a_configuration_that_is_there(wishes: Wishes) -> None:
+    with pytest.raises(UsageError, match="contradicts"):
+        choose(wishes, land(ONE, settings=old()))
+
+
+def test_what_is_written_is_what_fence_virtd_reads() -> None:
+    choice = choose(Wishes(), land(ONE))
+    assert choice.text is not None
+    assert [entry.name for entry in parse(choice.text, CONFIG)] == ["fence_virtd", "listeners", "backends"]  # type: ignore[union-attr]
+
+
+# The plan
+
+
+RUNNING = UnitFacts(is_manager=True)
+GOOD_KEY = KeyFacts(KEY, True, "f" * 64)
+PROGRAM = ("/opt/bin/vmfence",)
+
+
+def new_choice() -> Choice:
+    return choose(Wishes(), land(ONE))
+
+
+def site(**facts: object) -> Site:
+    usual = Site(keys=(KeyFacts(KEY, False),), openings=(Opening("udp", 1229, "br0"),), unit=RUNNING, program=PROGRAM)
+    return dataclasses.replace(usual, **facts)  # type: ignore[arg-type]
+
+
+def installed(settings: Settings, **facts: object) -> UnitFacts:
+    """Return the facts of a service that was set up for *settings*."""
+    text = unit.render(unit.shipped_text(), PROGRAM, settings.path, unit.extras(settings))
+    usual = UnitFacts(True, unit.INSTALL_PATH, text, is_enabled=True, is_active=True)
+    return dataclasses.replace(usual, **facts)  # type: ignore[arg-type]
+
+
+def states(steps: tuple[Step, ...]) -> dict[str, str]:
+    return {step.name: step.state.value for step in steps}
+
+
+def test_a_new_host_needs_everything() -> None:
+    assert states(plan(Wishes(), new_choice(), site())) == {
+        "libvirt": "chosen",
+        "listener": "chosen",
+        "key": "would do",
+        "configuration": "would do",
+        "firewall": "unchanged",
+        "service": "would do",
+        "check": "would do",
+    }
+
+
+def test_a_host_that_is_set_up_needs_nothing() -> None:
+    choice = dataclasses.replace(new_choice(), text=None)
+    steps = plan(Wishes(), choice, site(keys=(GOOD_KEY,), unit=installed(choice.settings)))
+    assert {step.name for step in steps if step.act} == {"check"}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"is_enabled": False}, {"is_active": False}, {"text": "[Service]\n"}, {"text": "", "path": None}],
+)
+def test_a_service_that_is_not_as_it_must_be_is_mended(facts: dict[str, object]) -> None:
+    choice = dataclasses.replace(new_choice(), text=None)
+    steps = plan(Wishes(), choice, site(keys=(GOOD_KEY,), unit=installed(choice.settings, **facts)))
+    assert states(steps)["service"] == "would do"
+
+
+def test_a_new_key_restarts_a_service_that_runs() -> None:
+    choice = dataclasses.replace(new_choice(), text=None)
+    assert states(plan(Wishes(), choice, site(unit=installed(choice.settings))))["service"] == "would do"
+
+
+@pytest.mark.parametrize(
+    ("is_manager", "wishes", "expected"),
+    [
+        (True, Wishes(), "failed"),
+        (True, Wishes(service=False), "by hand"),
+        (False, Wishes(), "by hand"),
+    ],
+)
+def test_fence_virtd_in_the_way(is_manager: bool, wishes: Wishes, expected: str) -> None:
+    steps = plan(wishes, new_choice(), site(rivals=(7, 8), unit=UnitFacts(is_manager=is_manager)))
+    assert states(steps)["fence_virtd"] == expected
+    told = next(step for step in steps if step.name == "fence_virtd")
+    assert "7, 8" in told.what
+    if not is_manager:
+        assert told.commands == ("kill 7 8",)
+
+
+def test_a_bad_key_is_an_obstacle_before_anything_is_done() -> None:
+    bad = KeyFacts(KEY, True, fault=KeyFileError("the key is not secret", "", f"chmod 0600 {KEY}"))
+    done: list[Step] = []
+    with pytest.raises(KeyFileError, match="not secret"):
+        for step in carry_out(plan(Wishes(), new_choice(), site(keys=(bad,))), is_dry=False):
+            done.append(step)
+    assert states(tuple(done)) == {
+        **dict.fromkeys(("libvirt", "listener"), "chosen"),
+        "key": "failed",
+        "firewall": "unchanged",
+        **dict.fromkeys(("configuration", "service", "check"), "not done"),
+    }
+
+
+def test_rules_of_others_are_left_to_the_administrator() -> None:
+    rules = ("nft insert rule ...",)
+    step = next(s for s in plan(Wishes(), new_choice(), site(firewall=Firewall("rules", rules=rules))) if s.commands)
+    assert (step.name, step.state, step.commands, step.act) == ("firewall", State.BY_HAND, rules, None)
+
+
+def test_no_step_is_silent_about_being_left_out() -> None:
+    found = states(plan(Wishes(firewall=False, service=False, check=False), new_choice(), site()))
+    assert {name for name, state in found.items() if state == "left out"} == {"firewall", "service", "check"}
+
+
+def test_without_systemd_the_command_is_given_whole() -> None:
+    choice = choose(Wishes(), land(ONE, config_path="/srv/my own.conf"))
+    step = next(s for s in plan(Wishes(), choice, site(unit=UnitFacts())) if s.name == "service")
+    assert step.commands == ("/opt/bin/vmfence host daemon --wait-for-init --config '/srv/my own.conf'",)
+
+
+# Carrying it out
+
+
+def test_steps_stop_at_the_first_that_fails() -> None:
+    done: list[str] = []
+
+    def fail() -> str:
+        raise VmfenceError("no room")
+
+    steps = (
+        Step("a", State.PLANNED, "do a", act=lambda: done.append("a")),
+        Step("b", State.PLANNED, "do b", act=fail),
+        Step("c", State.PLANNED, "do c", act=lambda: done.append("c")),
+        Step("d", State.UNCHANGED, "is so"),
+    )
+    seen: list[Step] = []
+    with pytest.raises(VmfenceError, match="no room"):
+        for step in carry_out(steps, is_dry=False):
+            seen.append(step)
+    assert done == ["a"]
+    assert states(tuple(seen)) == {"a": "done", "b": "failed", "c": "not done", "d": "unchanged"}
+
+
+def test_a_dry_run_does_nothing() -> None:
+    steps = (Step("a", State.PLANNED, "do a", act=lambda: pytest.fail("done")),)
+    assert list(carry_out(steps, is_dry=True)) == list(steps)
+
+
+@pytest.mark.parametrize(
+    ("listener", "expected"),
+    [
+        ('multicast { interface = "br0"; }', "fence_xvm -o list"),
+        ('multicast { address = "225.1.2.3"; port = "1300"; }', "fence_xvm -o list -a 225.1.2.3 -p 1300"),
+        ('multicast { family = "ipv6"; }', "fence_xvm -o list -i ipv6"),
+        ('multicast { key_file = "/etc/a key"; }', "fence_xvm -o list -k '/etc/a key'"),
+        ('tcp { address = "10.0.0.1"; }', "vmfence list -T 10.0.0.1"),
+    ],
+)
+def test_what_to_type_next(listener: str, expected: str) -> None:
+    name = listener.split()[0]
+    text = f'fence_virtd {{ listener = "{name}"; backend = "libvirt"; }} listeners {{ {listener} }}'
+    assert next_commands(old(text=f'{text} backends {{ libvirt {{ uri = "u"; }} }}'.encode())) == (expected,)
+
+
+# What is found
+
+
+def test_fence_virtd_is_found_in_our_network_only(tmp_path: Path) -> None:
+    for pid, name, network in (("self", "python", "1"), ("5", "fence_virtd", "1"), ("6", "fence_virtd", "2")):
+        (tmp_path / pid / "ns").mkdir(parents=True)
+        (tmp_path / pid / "comm").write_text(f"{name}\n")
+        (tmp_path / pid / "ns" / "net").symlink_to(f"net:[{network}]")
+    (tmp_path / "7").mkdir()  # one that has just ended
+    assert ground.rivals(str(tmp_path)) == [5]
+
+
+def test_keys_are_judged(tmp_path: Path) -> None:
+    good, open_to_all = tmp_path / "good", tmp_path / "open"
+    good.write_bytes(bytes(range(64)))
+    good.chmod(0o600)
+    open_to_all.write_bytes(bytes(range(64)))
+    open_to_all.chmod(0o644)
+    assert ground.read_key(str(good)).fault is None
+    assert ground.read_key(str(open_to_all)).fault is not None
+    assert ground.read_key(str(tmp_path / "none")) == KeyFacts(str(tmp_path / "none"), False)
+
+
+def test_listeners_without_authentication_need_no_key() -> None:
+    text = OLD.replace(b'interface = "br0";', b'hash = "none"; auth = "none";')
+    text = text.replace(b"fence_virtd {", b'fence_virtd { allow_unauthenticated = "yes";')
+    assert ground.key_files(old(text=text)) == ()
+    assert ground.key_files(old()) == ("/etc/old.key",)

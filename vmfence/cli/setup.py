@@ -1,0 +1,146 @@
+"""``vmfence host setup``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import click
+
+from vmfence.errors import NotPermitted
+from vmfence.host import ground
+from vmfence.host import setup as host_setup
+from vmfence.host.choice import LISTENERS, Choice, Wishes, choose
+from vmfence.host.setup import State, Step
+
+_WIDTHS = (10, 14)
+
+
+@click.command()
+@click.option("--uri", "uris", metavar="URI", multiple=True, help="Libvirt to serve; may be repeated. Else found.")
+@click.option("--interface", metavar="NAME", help="Bridge of the guests. Else the one that they are attached to.")
+@click.option("--listener", type=click.Choice(LISTENERS), help="How guests ask. Else chosen.")
+@click.option("--key-file", metavar="FILE", help="Shared key, made when missing.  [/etc/cluster/fence_xvm.key]")
+@click.option("-f", "--config", metavar="FILE", help="Configuration; else /etc/vmfence.conf, /etc/fence_virt.conf.")
+@click.option("--no-firewall", is_flag=True, help="Leave the firewall alone.")
+@click.option("--no-service", is_flag=True, help="Neither install nor start the systemd service.")
+@click.option("--no-check", is_flag=True, help="Do not try at the end whether it works.")
+@click.option("--dry-run", is_flag=True, help="Only tell what would be done.")
+@click.option("--yes", is_flag=True, help="Accepted, and always meant: nothing is asked.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON: changed, steps, next.")
+def setup(
+    uris: tuple[str, ...],
+    no_firewall: bool,
+    no_service: bool,
+    no_check: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Make this host ready: key, configuration, firewall, service; then try it.
+
+    Asks nothing, and leaves alone what is there already: a second run changes nothing, one after a failure goes on. An
+    existing configuration, fence_virtd's too, is used as it is.
+    """
+    wishes = Wishes(uris=uris, firewall=not no_firewall, service=not no_service, check=not no_check, **given)
+    _check_rights(wishes, dry_run)
+    with_progress = _Progress()
+    with_progress.show("asking libvirt")
+    try:
+        found = ground.survey(wishes)
+        choice = choose(wishes, found)
+        with_progress.show("looking at key, firewall and service")
+        steps = host_setup.plan(wishes, choice, ground.inspect(wishes, choice.settings, found.addresses))
+    finally:
+        with_progress.clear()
+    report = _Report(choice, dry_run, as_json)
+    try:
+        for step in with_progress.over(steps, host_setup.carry_out(steps, dry_run)):
+            report.add(step)
+    finally:
+        report.end()
+
+
+def _check_rights(wishes: Wishes, is_dry: bool) -> None:
+    if os.geteuid() != 0 and not is_dry and (wishes.service or wishes.firewall):
+        remedy = "run it as root, or see with --dry-run what it would do"
+        raise NotPermitted("setup changes the files and services of this host", "", remedy)
+
+
+class _Progress:
+    """One line on a terminal that says what is under way, and is gone when it is over; elsewhere nothing."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        self.clear()
+        if self._is_terminal:
+            click.echo(f"{text} ...", nl=False, err=True)
+
+    def clear(self) -> None:
+        if self._is_terminal:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+    def over(self, planned: Iterable[Step], done: Iterator[Step]) -> Iterator[Step]:
+        """Yield from *done*, showing of each of *planned* that it is under way."""
+        for step in planned:
+            self.show(f"{step.name}: {step.what}")
+            try:
+                finished = next(done)
+            finally:
+                self.clear()
+            yield finished
+        yield from done  # raises what failed
+
+
+class _Report:
+    """Shows steps as they are done, or all at the end as JSON."""
+
+    def __init__(self, choice: Choice, is_dry: bool, as_json: bool) -> None:
+        self._choice, self._is_dry, self._as_json = choice, is_dry, as_json
+        self._steps: list[Step] = []
+
+    def add(self, step: Step) -> None:
+        self._steps.append(step)
+        if not self._as_json:
+            click.echo("\n".join(_lines(step)))
+
+    def end(self) -> None:
+        """Show what it came to."""
+        states = [step.state for step in self._steps]
+        is_ready = State.FAILED not in states
+        commands = list(host_setup.next_commands(self._choice.settings)) if is_ready else []
+        if self._as_json:
+            steps = [step.as_dict() for step in self._steps]
+            found = {"changed": State.DONE in states, "steps": steps, "next": commands}
+            click.echo(json.dumps(found, indent=2))
+            return
+        click.echo(_summary(states, self._is_dry))
+        if commands:
+            click.echo(f"Next, on a guest {host_setup.condition(self._choice.settings)}:")
+            click.echo("".join(f"  {command}\n" for command in commands), nl=False)
+
+
+def _summary(states: list[State], is_dry: bool) -> str:
+    if is_dry:
+        return "Nothing was changed: --dry-run."
+    if State.FAILED in states:
+        return "Stopped. Mend what failed and run it again: what is done stays done."
+    if State.DONE not in states:
+        return "Nothing was changed: all was as it must be."
+    return "This host is set up." if State.BY_HAND not in states else "All but what is to be done by hand is set up."
+
+
+def _lines(step: Step) -> list[str]:
+    state, name = (f"{text:<{width}}" for text, width in zip((step.state.value, step.name), _WIDTHS))
+    indent = " " * sum(_WIDTHS)
+    has_reason = bool(step.why) and step.state not in (State.DONE, State.FAILED)  # error: line tells why it failed
+    lines = [f"{state}{name}{step.what}" + (f" ({step.why.rstrip('.')})" if has_reason else "")]
+    is_shown = step.state is not State.DONE
+    lines += [f"{indent}  {command}" for command in step.commands if is_shown]
+    return lines + [f"{indent}note: {note}" for note in step.notes]
