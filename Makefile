@@ -20,7 +20,7 @@ bench: $(VENV)/.test
 
 $(VENV)/bin/python:
 	contrib/install-packages $(BUILD_PACKAGES)
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.host: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --editable '.[host]'

@@ -84,7 +84,8 @@ LATE = {
 CATCH_ALL = {
     "vmfence.agent.main.main": "entry of the agent",
     "vmfence.host.backends.inventory._begin.read": "worker: one look at libvirt, raised again by whoever waits",
-    "vmfence.host.service.Service._job": "worker: one power action",
+    "vmfence.host.daemon.Daemon._housekeep": "worker: one round of housekeeping",
+    "vmfence.host.service.Service._run": "worker: one power action",
     "vmfence.host.reception.Reception._run": "worker: one request",
 }
 AGENT_BUDGET = ("os", "sys", "time", "struct", "errno", "socket", "hashlib", "hmac", "syslog", "__future__")

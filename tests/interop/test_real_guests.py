@@ -143,8 +143,9 @@ def test_transient_guest_comes_back_from_its_last_xml(
     for action in actions:
         assert reference_client.ask(our_endpoint, action, transient).exit == 0
         assert (transient in hypervisor.names()) == (action != "off")
-        expected = (2, "Status: OFF\n") if action == "off" else (0, "Status: ON\n")
-        assert reference_client.ask(our_endpoint, "status", transient)[:2] == expected
+        # Once libvirt has forgotten it nobody knows whether it runs elsewhere: that is a failure, never "off".
+        status = 1 if action == "off" else 0
+        assert reference_client.ask(our_endpoint, "status", transient).exit == status
     assert hypervisor.state(transient) == BOOTED
     assert hypervisor.domain_id(transient) > before
     with hypervisor.connection() as connection:

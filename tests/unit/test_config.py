@@ -703,12 +703,12 @@ def test_load_of_a_missing_file() -> None:
 
 
 def test_load_of_a_directory(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="this is a directory. name a configuration file"):
+    with pytest.raises(ConfigError, match="this is no regular file. name a configuration file"):
         load(str(tmp_path))
 
 
 def test_load_of_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refuse)
@@ -721,9 +721,18 @@ def test_load_of_a_path_that_is_none() -> None:
         load("a\0b")
 
 
-def test_load_of_an_endless_file() -> None:
+def test_load_of_a_large_file(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(b"#" * (1 << 21))
     with pytest.raises(ConfigError, match="the file is too large: more than 1 MiB"):
-        load("/dev/zero")
+        load(str(path))
+
+
+def test_load_of_what_is_no_file_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in ("/dev/zero", str(tmp_path / "fifo")):
+        with pytest.raises(ConfigError, match="this is no regular file"):
+            load(path)
 
 
 def test_find(tmp_path: Path) -> None:

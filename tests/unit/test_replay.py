@@ -127,6 +127,19 @@ def test_an_answer_given_again_does_not_keep_others() -> None:
     assert [window.admit(wish(2)), window.admit(wish(1))] == [Verdict.NEW, Verdict.DONE]
 
 
+def test_a_copy_under_way_while_another_is_answered_is_never_carried_out() -> None:
+    """Its call-back may be taken by the next client at that port, who asked for something else."""
+    window = Window()
+    for origin in (HOME, AWAY):
+        assert window.window.admit(wish(1), origin, window.now) is Verdict.NEW
+    assert window.window.claim(wish(1), HOME)
+    window.window.done(wish(1), HOME, window.now)
+    assert not window.window.claim(wish(1), AWAY)
+    window.window.forget(wish(1), AWAY)
+    assert window.window.admit(wish(1), AWAY, window.now) is Verdict.NEW
+    assert window.window.claim(wish(1), AWAY)
+
+
 def size(window: ReplayWindow) -> int:
     return sum(len(getattr(window, name)) for name in ReplayWindow.__slots__)
 
@@ -167,6 +180,7 @@ class Machine(RuleBasedStateMachine):
         self.open: dict[Copy, Request] = {}
         self.claims: dict[tuple[int, int, bytes], str] = {}
         self.answered: dict[Copy, float] = {}
+        self.spent: set[Copy] = set()
 
     def expected(self, copy: Copy) -> Verdict:
         if copy[0] in self.claims or copy in self.open:
@@ -186,7 +200,7 @@ class Machine(RuleBasedStateMachine):
     def peer_is_proven(self, data: st.DataObject) -> None:
         copy = data.draw(st.sampled_from(sorted(self.open)))
         is_mine = self.window.claim(self.open[copy], copy[1])
-        assert is_mine is (self.claims.setdefault(*copy) == copy[1])
+        assert is_mine is (copy not in self.spent and self.claims.setdefault(*copy) == copy[1])
         if not is_mine:
             self.end(copy)
 
@@ -202,6 +216,7 @@ class Machine(RuleBasedStateMachine):
         self.window.done(self.open.pop(copy), copy[1], self.now)
         del self.claims[copy[0]]
         self.answered[copy] = self.now
+        self.spent.update(other for other in self.open if other[0] == copy[0])
 
     @rule(seconds=st.sampled_from([0.5, 5.0, LIFETIME_S]))
     def time_passes(self, seconds: float) -> None:
@@ -209,6 +224,7 @@ class Machine(RuleBasedStateMachine):
 
     def end(self, copy: Copy) -> None:
         self.window.forget(self.open.pop(copy), copy[1])
+        self.spent.discard(copy)
         if self.claims.get(copy[0]) == copy[1]:
             del self.claims[copy[0]]
 

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from unit.fakes import ALPHA, BETA, GAMMA, HONEST, LIE, Behaviour, DoneButFailed, FakeBackend, Hold
 from vmfence.errors import BackendError, GuestNotFound, Unconfirmed, Unreachable
+from vmfence.host import power
 from vmfence.host import service as module
-from vmfence.host.backends.base import Backend, Guest
+from vmfence.host.backends.base import Backend, Guest, Wanted
 from vmfence.host.backends.libvirt import LibvirtBackend
 from vmfence.host.service import Caller, OriginGone, Reply, Rules, Service, time_allowed_s
 from vmfence.policy import Group, Origin, Policy, Source, is_uuid
@@ -40,8 +41,13 @@ OFF, ON = State.SHUT_OFF, State.RUNNING
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look again after a millisecond, not after a fifth of a second."""
-    monkeypatch.setattr(module, "_PAUSE_S", 0.001)
-    monkeypatch.setattr(module, "_POLL_S", 0.001)
+    monkeypatch.setattr(module, "PAUSE_S", 0.001)
+    monkeypatch.setattr(power, "PAUSE_S", 0.001)
+    monkeypatch.setattr(power, "_POLL_S", 0.001)
+
+
+def always() -> None:
+    """It is still wanted."""
 
 
 def run(scenario: Coroutine[Any, Any, T]) -> T:
@@ -261,9 +267,10 @@ def test_whatever_happens_success_is_true(action: Action, before: State, scripts
     for method, behaviours in scripts.items():
         asked.backend.script(method, *behaviours)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_PAUSE_S", "_POLL_S"):
-            patch.setattr(module, name, 0.001)
-        patch.setattr(module, "START_AFTER_OFF_S", 0.02)
+        patch.setattr(module, "PAUSE_S", 0.001)
+        patch.setattr(power, "PAUSE_S", 0.001)
+        patch.setattr(power, "_POLL_S", 0.001)
+        patch.setattr(power, "START_AFTER_OFF_S", 0.02)
         code = asked.answer(action, within_s=0.02).code
     state = asked.backend.state_of(ALPHA)
     assert code in (Code.SUCCESS, Code.FAILURE)
@@ -385,7 +392,7 @@ def test_a_start_that_fails_after_the_answer_is_told(caplog: pytest.LogCaptureFi
 def test_the_start_after_an_off_has_its_own_time(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "START_AFTER_OFF_S", SHORT_S)
+    monkeypatch.setattr(power, "START_AFTER_OFF_S", SHORT_S)
     asked = having(ON)
     asked.backend.always("power_on", LIE)
     reply = asked.answer(Action.REBOOT, within_s=5)
@@ -480,13 +487,19 @@ def test_rules_are_exchanged_on_reload() -> None:
 
 @pytest.mark.parametrize(
     ("target", "behaviour", "known"),
-    [("alpha", HONEST, True), ("nobody", HONEST, False), ("nobody", GONE, True), ("alpha", REFUSED, True)],
+    [("alpha", HONEST, True), ("nobody", HONEST, False), ("alpha", GONE, False), ("alpha", REFUSED, True)],
 )
 def test_what_is_known_here(target: str, behaviour: Behaviour, known: bool) -> None:
-    """A hypervisor that cannot be asked may know it: then the failure is answered, not kept silent."""
+    """Who cannot tell is silent: another host may know it, and the first answer is the one that counts."""
     asked = world()
     asked.backend.always("find", behaviour)
-    assert run(asked.service.knows(target, time.monotonic() + 1)) is known
+    assert run(asked.service.knows(target, time.monotonic() + 0.05)) is known
+
+
+def test_a_hypervisor_that_comes_back_knows_its_guests() -> None:
+    asked = world()
+    asked.backend.script("find", GONE, GONE)
+    assert run(asked.service.knows("alpha", time.monotonic() + LONG_S))
 
 
 # Lists and monitor
@@ -552,11 +565,11 @@ def test_many_on_one_guest_never_overlap() -> None:
         inside: list[str] = []
         honest = asked.backend.power_off
 
-        async def watched(guest: Guest, deadline: float) -> None:
+        async def watched(guest: Guest, deadline: float, still_wanted: Wanted) -> None:
             inside.append(guest.name)
             assert inside.count(guest.name) == 1
             await asyncio.sleep(0)
-            await honest(guest, deadline)
+            await honest(guest, deadline, still_wanted)
             inside.remove(guest.name)
 
         asked.backend.power_off = watched  # type: ignore[method-assign]
@@ -689,12 +702,12 @@ def test_contract(make: Callable[[], Backend]) -> None:
         for target in ("nobody", "Test", "tes", "", guest.uuid[:-4] + "0000", guest.uuid.replace("-", "")):
             with pytest.raises(GuestNotFound):
                 await backend.find(target, end)
-        await backend.power_off(guest, end)
+        await backend.power_off(guest, end, always)
         assert (await backend.find("test", end)).is_off
-        await backend.power_on(guest, end)
+        await backend.power_on(guest, end, always)
         assert (await backend.find("test", end)).is_running
         with pytest.raises(BackendError):
-            await backend.power_on(replace(guest, state=OFF, moved=True), end)
+            await backend.power_on(replace(guest, state=OFF, moved=True), end, always)
 
     with closing(make()) as backend:
         run(scenario(backend))

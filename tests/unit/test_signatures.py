@@ -120,8 +120,8 @@ def test_the_promised_limits() -> None:
     ("oldest_age_s", "count", "left"),
     [
         (1000, 5, 5),  # old but few
-        (1000, 6, 6),
-        (1000, 20, 6),  # old and many
+        (1000, 6, 5),
+        (1000, 20, 5),  # old and many
         (100, 20, 20),  # many but young
         (101, 20, 19),
         (110, 20, 10),
@@ -137,11 +137,20 @@ def test_of_the_rest_the_old_beyond_a_number_go(
 
 
 @pytest.mark.usefixtures("few")
-def test_of_one_second_all_stay_or_none(memory: SignatureMemory) -> None:
+def test_of_one_second_so_many_go_that_the_number_stays(memory: SignatureMemory) -> None:
     for number in range(20):
         accept(memory, number, at=NOW)
     memory.expire({KEY}, NOW + 10_000)
-    assert len(kept(memory)) == 20
+    assert len(kept(memory)) == 5
+
+
+@pytest.mark.usefixtures("few")
+def test_forgetting_in_batches_forgets_all(memory: SignatureMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signatures, "_BATCH", 3)
+    for number in range(20):
+        accept(memory, number, at=NOW - number)
+    memory.expire({KEY}, NOW + 10_000)
+    assert kept(memory) == set(range(5))
 
 
 @pytest.mark.usefixtures("few")

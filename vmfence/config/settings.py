@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 from dataclasses import dataclass, field
 from typing import Callable, Union
 
@@ -191,17 +192,24 @@ def load(path: str) -> Settings:
     other faults.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise IsADirectoryError
             text = file.read(FILE_BYTES_MAX + 1)
     except FileNotFoundError as error:
         raise ConfigError(path, 0, "the configuration file does not exist", _SETUP) from error
     except PermissionError as error:
         raise ConfigError(path, 0, "the configuration file may not be read", "run this as root") from error
     except IsADirectoryError as error:
-        raise ConfigError(path, 0, "this is a directory", "name a configuration file") from error
+        raise ConfigError(path, 0, "this is no regular file", "name a configuration file") from error
     except (OSError, ValueError) as error:
         raise ConfigError(path, 0, f"the configuration file cannot be read: {error}") from error
     return read(text, path)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open as open() would, but a fifo in the file's place must not stop a daemon that reloads."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read(text: bytes, path: str) -> Settings:

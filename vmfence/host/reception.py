@@ -11,14 +11,14 @@ import contextlib
 import logging
 import os
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Callable
 
 from vmfence.errors import AuthenticationError, PacketError, SignatureError, VmfenceError
 from vmfence.host.backends.base import Guest
+from vmfence.host.disk import Disk, DiskSlow
 from vmfence.host.history import Event, History
 from vmfence.host.rejects import RejectLog
 from vmfence.host.security import Security, Verified
@@ -41,6 +41,7 @@ MISMATCH_LOOK_S = 0.1
 SESSIONS_MAX = 512
 SESSIONS_PER_ORIGIN_MAX = 64
 REJECTS_SHOWN = 20
+RECENT_MAX = 65536
 
 
 @dataclass
@@ -56,8 +57,8 @@ class Admission:
 
 
 def printable(text: str) -> str:
-    """Return *text* fit for one line of a log, whatever a client put into it."""
-    return text if text.isprintable() and text else ascii(text)
+    """Return *text* fit for a line of a log, whatever a client put into it; with blanks it is quoted."""
+    return text if text.isprintable() and text and " " not in text else ascii(text)
 
 
 class Reception:
@@ -72,12 +73,14 @@ class Reception:
         self.rejects = RejectLog()
         self.last_rejects: deque[tuple[float, str, str]] = deque(maxlen=REJECTS_SHOWN)
         self.counts: Counter[tuple[str, str]] = Counter()
-        self._window = ReplayWindow()
         self._book = ChallengeBook()
         self._sessions: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
-        # The memory is a file: one thread keeps its order and the disk out of the event loop.
-        self._disk = ThreadPoolExecutor(1, "signatures")
+        self._recent: OrderedDict[bytes, None] = OrderedDict()
+        self._windows: dict[str, ReplayWindow] = {}
+        self._signature_disk = Disk("signatures")
+        self._history_disk = Disk("history")
+        self._expiry = Disk("expiry of signatures")
 
     def reject(self, origin: str, error: VmfenceError) -> None:
         """Count and log a packet or connection that is dropped without an answer."""
@@ -86,11 +89,17 @@ class Reception:
         if line:
             log.warning("%s", line)
 
+    def refuse_recent(self, verified: Verified) -> None:
+        """Raise SignatureError for the very bytes of a packet that was accepted lately: cheap, for a flood of them."""
+        if verified.request.hash_type != Hash.NONE and verified.request.signature in self._recent:
+            raise _recording()
+
     def spawn(self, origin: str, work: Callable[[], Awaitable[None]]) -> bool:
         """Run *work* for a verified packet of *origin*, unless too many are under way; return whether it runs."""
         if self._sessions[origin] >= SESSIONS_PER_ORIGIN_MAX or len(self._tasks) >= SESSIONS_MAX:
             self.reject(origin, PacketError("too many requests at once"))
             return False
+        self._sessions[origin] += 1
         task = asyncio.ensure_future(self._run(origin, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -115,13 +124,18 @@ class Reception:
 
     async def expire_signatures(self, key_ids: set[str]) -> None:
         """Let the memory of signatures forget what it may."""
-        await asyncio.get_running_loop().run_in_executor(self._disk, self.signatures.expire, key_ids, time.time())
+        with contextlib.suppress(DiskSlow):  # it goes on in its thread
+            await self._expiry.run(self.signatures.expire, key_ids, time.time())
+
+    def is_busy(self) -> bool:
+        """Whether the disk still has something to write."""
+        return any(disk.is_busy() for disk in (self._signature_disk, self._history_disk, self._expiry))
 
     def close(self) -> None:
-        """Close the files."""
-        self._disk.shutdown(wait=True)
-        self.signatures.close()
-        self.history.close()
+        """Close the files once all is written; a disk that hangs is not waited for."""
+        self._signature_disk.close(self.signatures.close)
+        self._history_disk.close(self.history.close)
+        self._expiry.close(lambda: None)
 
     @contextlib.asynccontextmanager
     async def admitted(self, verified: Verified, origin: str) -> AsyncIterator[Admission]:
@@ -132,19 +146,22 @@ class Reception:
         repeat is heard.
         """
         request = verified.request
+        self.refuse_recent(verified)
         await self._refuse_recording(verified)
-        verdict = self._window.admit(request, origin, time.monotonic())
+        # A window for each key: who holds another group's must not claim a wish whose number he overheard.
+        window = self._windows.setdefault(verified.entry.key.fingerprint(), ReplayWindow())
+        verdict = window.admit(request, origin, time.monotonic())
         if verdict is not Verdict.NEW:
             raise Ignored(verdict.value)
-        admission = Admission(verified, lambda: self._window.claim(request, origin))
+        admission = Admission(verified, lambda: window.claim(request, origin))
         try:
             await self._ignore_unknown(verified)
             yield admission
         finally:
             if admission.answered:
-                self._window.done(request, origin, time.monotonic())
+                window.done(request, origin, time.monotonic())
             else:
-                self._window.forget(request, origin)
+                window.forget(request, origin)
 
     async def converse(
         self,
@@ -204,7 +221,9 @@ class Reception:
 
     async def _keep(self, event: Event) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._disk, self.history.add, event)
+            await self._history_disk.run(self.history.add, event)
+        except DiskSlow as error:
+            log.error("the history may lack a record: %s", error)
         except OSError as error:
             log.error("cannot write the history: %s", error.strerror or error)
 
@@ -226,7 +245,7 @@ class Reception:
             raise Ignored("unknown guest")
 
     async def _run(self, origin: str, work: Callable[[], Awaitable[None]]) -> None:
-        with self._counted(origin):
+        with self._counting(origin):
             try:
                 await work()
             except Ignored as error:
@@ -240,8 +259,7 @@ class Reception:
                 log.exception("request from %s failed", origin)
 
     @contextlib.contextmanager
-    def _counted(self, origin: str) -> Iterator[None]:
-        self._sessions[origin] += 1
+    def _counting(self, origin: str) -> Iterator[None]:
         try:
             yield
         finally:
@@ -250,19 +268,29 @@ class Reception:
                 del self._sessions[origin]
 
     async def _refuse_recording(self, verified: Verified) -> None:
+        """Remember the signature; raise SignatureError if it was known.
+
+        A disk that does not answer delays a fence by DISK_S and does not stop it: until it does, what was accepted
+        before the newest RECENT_MAX packets is not recognised.
+        """
         request = verified.request
         if request.hash_type == Hash.NONE:
             return
-        is_new = await asyncio.get_running_loop().run_in_executor(
-            self._disk,
-            self.signatures.accept,
-            request.signature,
-            verified.entry.key.fingerprint(),
-            request.action in POWER_ACTIONS,
-            time.time(),
-        )
-        if not is_new:
-            raise SignatureError("repeated packet", "these very bytes were accepted before", "a recording played back?")
+        self._recent[request.signature] = None
+        if len(self._recent) > RECENT_MAX:
+            self._recent.popitem(last=False)
+        key_id, is_power = verified.entry.key.fingerprint(), request.action in POWER_ACTIONS
+        try:
+            if await self._signature_disk.run(self.signatures.accept, request.signature, key_id, is_power, time.time()):
+                return
+        except DiskSlow as error:
+            self.reject("the disk of state_dir", error)
+            return
+        raise _recording()
+
+
+def _recording() -> SignatureError:
+    return SignatureError("repeated packet", "these very bytes were accepted before", "a recording played back?")
 
 
 class Ignored(VmfenceError):
@@ -293,7 +321,7 @@ def _log_request(request: Request, origin: Origin, result: str, ms: float, detai
     who = origin.address or origin.guest_uuid or origin.cid
     asked = f"request action={request.action_name()} guest={target} origin={who} via={origin.kind}"
     line = f"{asked} result={result} ms={ms:.0f}"
-    log.log(level, "%s", f"{line} {printable(detail)}" if detail else line)
+    log.log(level, "%s", f"{line} {detail if detail.isprintable() else ascii(detail)}" if detail else line)
 
 
 def _encoded(reply: Reply) -> bytes:

@@ -24,7 +24,8 @@ class RejectLog:
 
     def note(self, origin: str, error: VmfenceError, now: float) -> str | None:
         """Count a rejected packet; return the line to write now, if any."""
-        self.counts[error.what] += 1
+        is_countable = error.what in self.counts or len(self.counts) < KINDS_MAX
+        self.counts[error.what if is_countable else "other reasons"] += 1
         kind = (error.what, origin)
         if kind not in self._told_at and len(self._told_at) >= KINDS_MAX:
             kind = (error.what, "others")

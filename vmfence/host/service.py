@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 import weakref
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from typing import Callable
 
@@ -19,11 +20,11 @@ from vmfence.errors import (
     DeadlineExceeded,
     GuestNotFound,
     PolicyDenied,
-    Unconfirmed,
     Unreachable,
     VmfenceError,
 )
 from vmfence.host.backends.base import Backend, Guest
+from vmfence.host.power import PAUSE_S, PowerJob, look
 from vmfence.policy import Origin, Policy
 from vmfence.protocol.reply import Code, Record
 from vmfence.protocol.request import GUEST_ACTIONS, POWER_ACTIONS, Action, Request
@@ -35,10 +36,6 @@ QUERY_S = 13.0
 POWER_S = 28.0
 # How long a power action waits for libvirt to come back before it begins: a restart takes a second or two.
 PATIENCE_S = 10.0
-START_AFTER_OFF_S = 30.0
-_PAUSE_S = 0.2
-_POLL_S = 0.02
-_POLL_LONGEST_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -108,14 +105,26 @@ class Service:
             return Reply(Code.FAILURE, str(error))
 
     async def knows(self, target: str, deadline: float) -> bool:
-        """Whether a guest called *target* exists here; unknown counts as yes, so that the failure is answered."""
-        try:
-            await self.backend.find(target, deadline)
-        except GuestNotFound:
-            return False
-        except BackendError:
+        """Whether a guest called *target* is here, for a host that is silent about those of others.
+
+        An unreachable hypervisor is asked again for a while; at the end the answer is no, and the log has a warning:
+        a host that cannot tell must not answer before the one that has the guest.
+        """
+        end = min(deadline, time.monotonic() + PATIENCE_S)
+        while True:
+            try:
+                await self.backend.find(target, deadline)
+            except GuestNotFound:
+                return False
+            except Unreachable as error:
+                if time.monotonic() + PAUSE_S >= end:
+                    log.warning("cannot tell whether %r is a guest of this host: %s", target, error)
+                    return False
+                await asyncio.sleep(PAUSE_S)
+                continue
+            except BackendError:
+                pass  # it is here, more than once: that is answered
             return True
-        return True
 
     async def finish(self, limit_s: float) -> int:
         """Wait for the actions that have begun, at most *limit_s*; return how many are still under way."""
@@ -132,10 +141,12 @@ class Service:
         if request.action not in GUEST_ACTIONS:
             return Reply(Code.FAILURE, "no such action")
         if request.action == Action.STATUS:
-            return _status(await self._permitted(request.target, caller, deadline))
-        guest = await self._permitted_at_last(request.target, caller, deadline)
+            target = request.target
+            return _status(await self._permitted(lambda: self.backend.find(target, deadline), target, caller))
+        action = Action(request.action)
+        guest = await self._permitted_at_last(request.target, action, caller, deadline)
         try:
-            reply = await self._power(Action(request.action), guest, caller, deadline)
+            reply = await self._power(action, guest, caller, deadline)
         except OriginGone:
             raise
         except VmfenceError as error:
@@ -150,10 +161,10 @@ class Service:
         guests.sort(key=lambda guest: guest.name.lower())
         return Reply(Code.LIST, f"{len(guests)} guests", tuple(Record(g.name, g.uuid, g.state) for g in guests))
 
-    async def _permitted(self, target: str, caller: Caller, deadline: float) -> Guest:
+    async def _permitted(self, find: Callable[[], Awaitable[Guest]], target: str, caller: Caller) -> Guest:
         """Return the guest called *target*.  Raises PolicyDenied; GuestNotFound only to those who may know."""
         try:
-            guest = await self.backend.find(target, deadline)
+            guest = await find()
         except GuestNotFound:
             if not self.rules.policy.mentions(caller.origin, caller.key_id, target):
                 raise PolicyDenied(
@@ -163,173 +174,63 @@ class Service:
         self.rules.policy.check(caller.origin, caller.key_id, guest.name, guest.uuid)
         return guest
 
-    async def _permitted_at_last(self, target: str, caller: Caller, deadline: float) -> Guest:
+    async def _permitted_at_last(self, target: str, action: Action, caller: Caller, deadline: float) -> Guest:
         """As _permitted, but an unreachable hypervisor is asked again for a while: it may be restarting."""
         end = min(deadline, time.monotonic() + PATIENCE_S)
+
+        def find() -> Awaitable[Guest]:
+            return look(self.backend, target, action is Action.ON, deadline)
+
         while True:
             try:
-                return await self._permitted(target, caller, deadline)
+                return await self._permitted(find, target, caller)
             except Unreachable:
-                if time.monotonic() + _PAUSE_S >= end or caller.is_gone():
+                if time.monotonic() + PAUSE_S >= end or caller.is_gone():
                     raise
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(PAUSE_S)
 
     async def _power(self, action: Action, guest: Guest, caller: Caller, deadline: float) -> Reply:
         """Run the action as a job of its own: it holds the guest's lock to its end, we wait to the deadline."""
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        job = asyncio.create_task(self._job(action, guest, caller, deadline, answer))
+
+        def still_wanted() -> None:
+            """Raise unless somebody still waits for this.  A late fence is worse than none."""
+            if caller.is_gone():
+                raise OriginGone(f"the client left before {action} of {guest.name} was done")
+            if time.monotonic() >= deadline:
+                raise DeadlineExceeded(f"too late for {action} of {guest.name}", "what came before took too long")
+
+        work = PowerJob(
+            action,
+            guest,
+            self.backend,
+            self.rules.reboot_method == "reset",
+            still_wanted,
+            deadline,
+            lambda detail: _settle(answer, Reply(Code.SUCCESS, detail)),
+            self.on_late_failure,
+        )
+        job = asyncio.create_task(self._run(work, answer))
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         try:
             return await asyncio.wait_for(asyncio.shield(answer), max(0.0, deadline - time.monotonic()))
         except asyncio.TimeoutError:
-            raise DeadlineExceeded(
-                f"{action} of {guest.name} was not confirmed in time", "it may still take effect"
-            ) from None
+            what = f"{action} of {guest.name} was not confirmed in time"
+            raise DeadlineExceeded(what, "it may still take effect") from None
 
-    async def _job(
-        self, action: Action, guest: Guest, caller: Caller, deadline: float, answer: asyncio.Future[Reply]
-    ) -> None:
-        lock = self._locks.setdefault(guest.uuid, asyncio.Lock())
+    async def _run(self, job: PowerJob, answer: asyncio.Future[Reply]) -> None:
+        lock = self._locks.setdefault(job.guest.uuid, asyncio.Lock())
         try:
             async with lock:
-                # Here a request may have waited long behind another one.  A late fence is worse than none.
-                if caller.is_gone():
-                    raise OriginGone(f"the client left before {action} of {guest.name} began")
-                if time.monotonic() >= deadline:
-                    raise DeadlineExceeded(
-                        f"too late to begin {action} of {guest.name}", "earlier actions took too long"
-                    )
-                await self._act(action, guest, caller, deadline, answer)
+                job.still_wanted()  # it may have waited long behind another one
+                await job.run()
         except VmfenceError as error:
             _settle(answer, error)
         except Exception as error:
             # The one worker: a defect of ours fails this request, aloud, and nothing else.
-            log.exception("%s of %s failed", action, guest.name)
+            log.exception("%s of %s failed", job.action, job.guest.name)
             _settle(answer, BackendError("internal error", repr(error)))
-
-    async def _act(
-        self, action: Action, guest: Guest, caller: Caller, deadline: float, answer: asyncio.Future[Reply]
-    ) -> None:
-        if action is Action.OFF:
-            await self._off(guest, caller.is_gone, deadline)
-        elif action is Action.ON:
-            await self._on(guest, caller.is_gone, deadline)
-        elif self.rules.reboot_method == "reset" and not (await self.backend.find(guest.uuid, deadline)).is_off:
-            await self._reset(guest, deadline)
-        else:
-            await self._off(guest, caller.is_gone, deadline)
-            await self._start_again(guest, deadline, answer)
-        _settle(answer, Reply(Code.SUCCESS))
-
-    async def _off(self, guest: Guest, is_gone: Callable[[], bool], deadline: float) -> None:
-        """Return once *guest* was seen not running.
-
-        An unreachable hypervisor is asked again until the deadline: it may be restarting.  But nothing is done anew
-        for a client that has left meanwhile.  A refusal counts only if the guest, read again, is still not off: it may
-        have ended by itself.
-        """
-        refusal: BackendError | None = None
-        while True:
-            try:
-                now = await self.backend.find(guest.uuid, deadline)
-                if now.is_off:
-                    return
-                if now.moved:
-                    raise Unconfirmed(f"{guest.name} was migrated away", "another host may be running it")
-                if refusal is not None:
-                    raise refusal
-                _refuse_if(is_gone, f"off of {guest.name}")
-                refusal = await self._refusal_of_off(now, deadline)
-                if refusal is None:
-                    await self._wait_for(guest, lambda seen: seen.is_off, "still running", deadline)
-                    return
-            except Unreachable:
-                if time.monotonic() + _PAUSE_S >= deadline:
-                    raise
-                await asyncio.sleep(_PAUSE_S)
-
-    async def _refusal_of_off(self, guest: Guest, deadline: float) -> BackendError | None:
-        """Power *guest* off; return why the hypervisor would not, if it would not."""
-        try:
-            await self.backend.power_off(guest, deadline)
-        except (Unreachable, GuestNotFound, Unconfirmed):
-            raise
-        except BackendError as error:
-            return error
-        return None
-
-    async def _on(self, guest: Guest, is_gone: Callable[[], bool], deadline: float) -> None:
-        """Return once *guest* was seen running; an unreachable hypervisor is asked again, as by _off."""
-        while True:
-            try:
-                await self._on_once(guest, is_gone, deadline)
-                return
-            except Unreachable:
-                if time.monotonic() + _PAUSE_S >= deadline:
-                    raise
-            await asyncio.sleep(_PAUSE_S)
-
-    async def _on_once(self, guest: Guest, is_gone: Callable[[], bool], deadline: float) -> None:
-        """Boot *guest* unless it runs.  One that is paused or crashed is not woken: that is no boot."""
-        now = await self.backend.find(guest.uuid, deadline)
-        if now.is_running:
-            return
-        _refuse_if(is_gone, f"on of {guest.name}")
-        if not now.is_off and not now.moved:
-            raise BackendError(
-                f"{guest.name} is {now.state.name.lower()}", "on starts guests that are off", "use reboot"
-            )
-        try:
-            await self.backend.power_on(now, deadline)
-        except BackendError:
-            if not (await self.backend.find(guest.uuid, deadline)).is_running:
-                raise
-        await self._wait_for(guest, lambda seen: seen.is_running, "not running", deadline)
-
-    async def _reset(self, guest: Guest, deadline: float) -> None:
-        await self.backend.reset(guest, deadline)
-        await self._wait_for(guest, lambda seen: seen.is_running, "not running after its reset", deadline)
-
-    async def _start_again(self, guest: Guest, deadline: float, answer: asyncio.Future[Reply]) -> None:
-        """Start *guest* after a confirmed off.  For the cluster the off was the point, so that this can only succeed.
-
-        The start has time of its own.  When the client's time is over first, it gets its answer and the start goes on.
-        """
-        start = asyncio.ensure_future(self._on(guest, lambda: False, time.monotonic() + START_AFTER_OFF_S))
-        done, _ = await asyncio.wait({start}, timeout=max(0.0, deadline - time.monotonic() - 1.0))
-        if not done:
-            _settle(answer, Reply(Code.SUCCESS, "off was confirmed, the start is still under way"))
-        try:
-            await start
-        except VmfenceError as error:
-            log.error("%s is off and could not be started again: %s", guest.name, error)
-            if answer.done():
-                self.on_late_failure(guest, str(error))
-            _settle(answer, Reply(Code.SUCCESS, f"off was confirmed, but the start failed: {error}"))
-
-    async def _wait_for(
-        self, guest: Guest, is_reached: Callable[[Guest], bool], otherwise: str, deadline: float
-    ) -> None:
-        """Read *guest*'s state until it is the one wanted.
-
-        Raises Unconfirmed at the deadline, GuestNotFound, Unreachable.
-        """
-        pause = _POLL_S
-        while True:
-            seen = await self.backend.find(guest.uuid, deadline)
-            if is_reached(seen):
-                return
-            if time.monotonic() + pause >= deadline:
-                raise Unconfirmed(f"{guest.name} is {otherwise}", f"libvirt says {seen.state.name.lower()}")
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _POLL_LONGEST_S)
-
-
-def _refuse_if(is_gone: Callable[[], bool], what: str) -> None:
-    """Raise OriginGone when nobody waits for *what* any more."""
-    if is_gone():
-        raise OriginGone(f"the client left before {what} was done")
 
 
 def _status(guest: Guest) -> Reply:
@@ -338,12 +239,13 @@ def _status(guest: Guest) -> Reply:
     return Reply(Code.OFF) if guest.is_off else Reply(Code.SUCCESS, guest.state.name.lower())
 
 
-def _settle(answer: asyncio.Future[Reply], outcome: Reply | VmfenceError) -> None:
-    """Give the waiting request its outcome, unless it has one or has stopped waiting."""
+def _settle(answer: asyncio.Future[Reply], outcome: Reply | VmfenceError) -> bool:
+    """Give the waiting request its outcome; False if it has one or has stopped waiting."""
     if answer.done():
-        return
+        return False
     if isinstance(outcome, Reply):
         answer.set_result(outcome)
     else:
         answer.set_exception(outcome)
         answer.exception()  # marked as seen: the one who waited may be gone
+    return True

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sqlite3
 import time
 from collections import OrderedDict
+from typing import Any
 
 from vmfence.errors import VmfenceError
 
@@ -22,6 +24,9 @@ FILE_NAME = "signatures.sqlite"
 REST_KEPT_S = 30 * 86400
 REST_KEPT_COUNT = 1_000_000
 _VOLATILE_MAX = 200_000
+# How long another process may hold the file before signatures are remembered in memory alone.
+LOCKED_S = 0.2
+_BATCH = 500
 _DIGEST_BYTES = 16
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS accepted (
@@ -69,7 +74,7 @@ class SignatureMemory:
     def _connect(self) -> sqlite3.Connection:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.close(descriptor)
-        database = sqlite3.connect(self._path, timeout=2.0, isolation_level=None, check_same_thread=False)
+        database = sqlite3.connect(self._path, timeout=LOCKED_S, isolation_level=None, check_same_thread=False)
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
@@ -117,19 +122,18 @@ class SignatureMemory:
     def expire(self, key_ids: set[str], now: float) -> None:
         """Forget what may be forgotten at *now*.
 
-        Power actions of keys that are not in *key_ids* after 30 days, the rest beyond its time and number.
+        Power actions of keys that are not in *key_ids* after 30 days, the rest beyond its time and number.  May run
+        beside accept() in a thread of its own: it has its own connection and holds the file only for moments.
         """
         keys = [bytes.fromhex(key_id)[:_DIGEST_BYTES] for key_id in sorted(key_ids)]
-        marks = ",".join("?" * len(keys))
+        # Not at once: a key that was taken out by mistake and put back must not make old recordings new.
+        unused = f"is_power = 1 AND at < ? AND key NOT IN ({','.join('?' * len(keys))})"
+        old = int(now) - REST_KEPT_S
         try:
-            # Not at once: a key that was taken out by mistake and put back must not make old recordings new.
-            unused = f"DELETE FROM accepted WHERE is_power = 1 AND at < ? AND key NOT IN ({marks})"
-            self._database.execute(unused, [int(now) - REST_KEPT_S, *keys])
-            self._database.execute(
-                "DELETE FROM accepted WHERE is_power = 0 AND at < ? AND at < "
-                "(SELECT at FROM accepted WHERE is_power = 0 ORDER BY at DESC LIMIT 1 OFFSET ?)",
-                (int(now) - REST_KEPT_S, REST_KEPT_COUNT),
-            )
+            with contextlib.closing(sqlite3.connect(self._path, timeout=LOCKED_S, isolation_level=None)) as database:
+                _forget(database, unused, [old, *keys])
+                count = database.execute("SELECT count(*) FROM accepted WHERE is_power = 0").fetchone()[0]
+                _forget(database, "is_power = 0 AND at < ? ORDER BY at", [old], count - REST_KEPT_COUNT)
         except sqlite3.Error as error:
             log.error("cannot tidy %s: %s", self._path, error)
 
@@ -137,3 +141,13 @@ class SignatureMemory:
         """Close the file."""
         with contextlib.suppress(sqlite3.Error):
             self._database.close()
+
+
+def _forget(database: sqlite3.Connection, condition: str, values: list[Any], at_most: float = math.inf) -> None:
+    """Delete the rows that meet *condition*, *at_most* so many, in batches that hold nobody up."""
+    while at_most > 0:
+        some = f"SELECT digest FROM accepted WHERE {condition} LIMIT {int(min(_BATCH, at_most))}"
+        count = database.execute(f"DELETE FROM accepted WHERE digest IN ({some})", values).rowcount
+        if not count:
+            return
+        at_most -= count

@@ -29,11 +29,12 @@ class Verdict(enum.Enum):
 class ReplayWindow:
     """Requests in flight and done; admit() enters a copy, claim() decides for it, forget() or done() must follow."""
 
-    __slots__ = ("_claimed", "_done", "_in_flight")
+    __slots__ = ("_claimed", "_done", "_in_flight", "_spent")
 
     def __init__(self) -> None:
         self._in_flight: set[tuple[_Wish, str]] = set()
         self._claimed: dict[_Wish, str] = {}
+        self._spent: set[tuple[_Wish, str]] = set()
         self._done: OrderedDict[tuple[_Wish, str], float] = OrderedDict()
 
     def admit(self, request: Request, origin: str, now: float) -> Verdict:
@@ -48,19 +49,26 @@ class ReplayWindow:
         return Verdict.NEW
 
     def claim(self, request: Request, origin: str) -> bool:
-        """Whether this admitted copy is the one to carry out: the first to ask."""
+        """Whether this admitted copy is the one to carry out: the first to ask.
+
+        Never one that was on its way while another was answered: who takes its call now may be another client.
+        """
+        if (_wish(request), origin) in self._spent:
+            return False
         return self._claimed.setdefault(_wish(request), origin) == origin
 
     def forget(self, request: Request, origin: str) -> None:
         """Take back an admitted copy that was not carried out, so that an honest repeat is heard."""
         wish = _wish(request)
         self._in_flight.discard((wish, origin))
+        self._spent.discard((wish, origin))
         if self._claimed.get(wish) == origin:
             del self._claimed[wish]
 
     def done(self, request: Request, origin: str, now: float) -> None:
         """Note that an admitted copy was answered at *now*."""
         self.forget(request, origin)
+        self._spent.update(copy for copy in self._in_flight if copy[0] == _wish(request))
         self._done[_wish(request), origin] = now + LIFETIME_S
         self._done.move_to_end((_wish(request), origin))
 

@@ -7,9 +7,12 @@ Deadlines are seconds of the monotonic clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Callable, Protocol
 
 from vmfence.protocol.reply import State
+
+# Raises VmfenceError when what is about to be done is not wanted any more.
+Wanted = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,10 @@ class HypervisorStatus:
 
 
 class Backend(Protocol):
-    """Every method raises BackendError (Unreachable when a hypervisor cannot be asked) before its deadline."""
+    """Every method raises BackendError (Unreachable when a hypervisor cannot be asked) before its deadline.
+
+    still_wanted is called directly before anything is changed, in whatever thread does it.
+    """
 
     async def ping(self, deadline: float) -> None:
         """Return if every configured hypervisor answers."""
@@ -60,13 +66,22 @@ class Backend(Protocol):
     async def guests(self, deadline: float) -> list[Guest]:
         """Return all guests."""
 
-    async def power_off(self, guest: Guest, deadline: float) -> None:
-        """End *guest* at once, wherever it runs.  The state is not read back here."""
+    def remembered(self, target: str, lately: bool) -> Guest | None:
+        """Return a transient guest that this backend ended, so that libvirt forgot it; *lately*: a moment ago only."""
 
-    async def power_on(self, guest: Guest, deadline: float) -> None:
+    async def read_back(self, guest: Guest, deadline: float) -> Guest:
+        """Return *guest* as it is now at its places, where something was just done to it.
+
+        A transient one that power_off() ended there is shut off; one that vanished by itself raises GuestNotFound.
+        """
+
+    async def power_off(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
+        """End *guest* at once at all its places.  The state is not read back here."""
+
+    async def power_on(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
         """Boot *guest* afresh, at the first of its places."""
 
-    async def reset(self, guest: Guest, deadline: float) -> None:
+    async def reset(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
         """Reset *guest* in place and return when the hypervisor has reported it."""
 
     def describe(self) -> tuple[HypervisorStatus, ...]:

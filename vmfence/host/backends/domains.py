@@ -9,24 +9,18 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Callable
 
 import libvirt
 
-from vmfence.errors import DeadlineExceeded, GuestNotFound, Unconfirmed
-from vmfence.host.backends.base import Guest
+from vmfence.errors import GuestNotFound, Unconfirmed
+from vmfence.host.backends.base import Guest, Wanted
 from vmfence.policy import is_uuid
 from vmfence.protocol.reply import State
 
 _LAST_XML = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
 # Flags that an older driver does not know come back as one of these.
 _FLAG_UNKNOWN = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED)
-
-
-def _check_time(deadline: float) -> None:
-    """Raise DeadlineExceeded when it is too late to act: nobody waits for this any more."""
-    if time.monotonic() >= deadline:
-        raise DeadlineExceeded("too late", "the time of this request is over")
 
 
 def look_up(connection: libvirt.virConnect, target: str) -> Guest | None:
@@ -66,26 +60,27 @@ def list_guests(connection: libvirt.virConnect) -> list[Guest]:
     return found
 
 
-def destroy(connection: libvirt.virConnect, guest: Guest, deadline: float) -> str | None:
-    """End *guest* at once.  Return the XML of a transient one, which libvirt forgets with it."""
-    _check_time(deadline)
+def destroy(connection: libvirt.virConnect, guest: Guest, still_wanted: Wanted, keep: Callable[[str], None]) -> None:
+    """End *guest* at once.  *keep* is given the XML of a transient one before, as libvirt forgets it with the guest."""
     with _not_found(guest.name):
         domain = connection.lookupByUUIDString(guest.uuid)
-    xml: str | None = None if domain.isPersistent() else domain.XMLDesc(_LAST_XML)
+    if not domain.isPersistent():
+        keep(domain.XMLDesc(_LAST_XML))
+    still_wanted()
     domain.destroy()
-    return xml
 
 
-def start(connection: libvirt.virConnect, guest: Guest, xml: str | None, deadline: float) -> None:
+def start(connection: libvirt.virConnect, guest: Guest, xml: str | None, still_wanted: Wanted) -> None:
     """Boot *guest* afresh, never from a saved memory image; a transient one that is gone from its last *xml*."""
-    _check_time(deadline)
     try:
         domain = connection.lookupByUUIDString(guest.uuid)
     except libvirt.libvirtError as error:
         if xml is None or error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
             raise
+        still_wanted()
         connection.createXML(xml)
         return
+    still_wanted()
     try:
         domain.createWithFlags(libvirt.VIR_DOMAIN_START_FORCE_BOOT)
     except libvirt.libvirtError as error:
@@ -96,9 +91,8 @@ def start(connection: libvirt.virConnect, guest: Guest, xml: str | None, deadlin
         domain.create()
 
 
-def reset(connection: libvirt.virConnect, guest: Guest, deadline: float) -> None:
+def reset(connection: libvirt.virConnect, guest: Guest, still_wanted: Wanted, deadline: float) -> None:
     """Reset *guest* and wait for the hypervisor's event.  Raises Unconfirmed when it does not come."""
-    _check_time(deadline)
     with _not_found(guest.name):
         domain = connection.lookupByUUIDString(guest.uuid)
     happened = threading.Event()
@@ -108,6 +102,7 @@ def reset(connection: libvirt.virConnect, guest: Guest, deadline: float) -> None
 
     handle = connection.domainEventRegisterAny(domain, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, note, None)
     try:
+        still_wanted()
         domain.reset()
         if not happened.wait(max(0.0, deadline - time.monotonic())):
             raise Unconfirmed(f"the reset of {guest.name} was not confirmed", "the hypervisor reported none")

@@ -17,7 +17,7 @@ from typing import Callable, TypeVar
 
 import libvirt
 
-from vmfence.errors import BackendError, Unreachable
+from vmfence.errors import BackendError, DeadlineExceeded, Unreachable
 from vmfence.host.backends.base import HypervisorStatus
 
 T = TypeVar("T")
@@ -70,11 +70,17 @@ class Hypervisor:
 
         Whether a power action is still wanted then is not ours to decide.
         """
-        return self._pool.submit(self._run, work, repeatable)
+        try:
+            return self._pool.submit(self._run, work, repeatable)
+        except RuntimeError as error:  # a reload has retired this hypervisor
+            raise Unreachable(f"libvirt at {self.uri} is not served any more") from error
 
     async def wait(self, future: Future[T], deadline: float) -> T:
         """Wait for *future* until *deadline*; one that has not begun by then never will."""
-        limit = max(0.0, deadline - time.monotonic())
+        limit = deadline - time.monotonic()
+        if limit <= 0:
+            future.cancel()
+            raise DeadlineExceeded("too late", "the time of this request is over")
         try:
             result = await asyncio.wait_for(asyncio.wrap_future(future), limit)
         except asyncio.TimeoutError:

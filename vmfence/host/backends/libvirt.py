@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from concurrent.futures import Future
 from typing import Callable, TypeVar
 
@@ -18,8 +17,9 @@ import libvirt
 
 from vmfence.errors import BackendError, GuestNotFound, Unreachable
 from vmfence.host.backends import domains
-from vmfence.host.backends.base import Guest, HypervisorStatus
+from vmfence.host.backends.base import Guest, HypervisorStatus, Wanted
 from vmfence.host.backends.hypervisor import Hypervisor, run_event_loop
+from vmfence.host.backends.transients import TransientMemory
 from vmfence.protocol.reply import State
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,8 @@ T = TypeVar("T")
 
 LOOK_UP_S = 5.0
 SUSPECT_LOOK_UP_S = 0.5
-_REMEMBERED_TRANSIENTS = 1000
+# libvirt holds a guest whose process hangs for the ten seconds that it gives it to end; a list waits for all guests.
+LIST_S = 12.0
 
 
 class LibvirtBackend:
@@ -37,7 +38,7 @@ class LibvirtBackend:
         run_event_loop()
         self._hypervisors = tuple(Hypervisor(uri) for uri in uris)
         self._unfinished: dict[str, Future[None]] = {}
-        self._ended: OrderedDict[str, tuple[Guest, str]] = OrderedDict()
+        self._transients = TransientMemory()
 
     async def ping(self, deadline: float) -> None:
         """Return if every hypervisor answers.  Raises Unreachable naming those that do not."""
@@ -51,22 +52,41 @@ class LibvirtBackend:
         Raises GuestNotFound when every hypervisor says so, Unreachable when one that may run it cannot be asked,
         BackendError when the name means two guests.
         """
+        asked_at = time.monotonic()
         seen, silent = await self._ask_all(lambda connection: domains.look_up(connection, target), deadline)
         sightings = [(place, guest) for place, guest in seen if guest is not None]
         if len({guest.uuid for _, guest in sightings}) > 1:
             raise BackendError(f"the name {target} means several guests", "each on another URI", "use the UUID")
-        if sightings:
-            guest = _merge(sightings)
-            self._ended.pop(guest.uuid, None)
-        else:
-            guest = self._find_ended(target, silent)
+        if not sightings:
+            if silent:
+                raise Unreachable(f"the state of {target} is unknown", str(silent[0]))
+            raise GuestNotFound(f"no guest is called {target}", "libvirt does not know it")
+        guest = _merge(sightings)
+        self._transients.seen(guest.uuid, asked_at)
         if silent and not _is_active(guest):
             raise Unreachable(f"the state of {target} is unknown", str(silent[0]))
         return guest
 
+    def remembered(self, target: str, lately: bool) -> Guest | None:
+        """Return a transient guest that we ended; *lately*: within the last RETRY_S, and not seen since."""
+        return self._transients.find(target, lately)
+
+    async def read_back(self, guest: Guest, deadline: float) -> Guest:
+        """Return *guest* as it is at its places alone: what is silent elsewhere says nothing about our own action."""
+        seen, silent = await self._ask_all(lambda c: domains.look_up(c, guest.uuid), deadline, guest.places)
+        if silent:
+            raise Unreachable(f"the state of {guest.name} is unknown", str(silent[0]))
+        sightings = [(place, found) for place, found in seen if found is not None]
+        if sightings:
+            return _merge(sightings)
+        ended = self._transients.find(guest.uuid, lately=True)
+        if ended is None:
+            raise GuestNotFound(f"{guest.name} has vanished", "libvirt does not know it any more")
+        return ended
+
     async def guests(self, deadline: float) -> list[Guest]:
         """Return the guests of all hypervisors that answer; a silent one is logged.  Raises Unreachable if all are."""
-        seen, silent = await self._ask_all(domains.list_guests, deadline)
+        seen, silent = await self._ask_all(domains.list_guests, deadline, limit_s=LIST_S)
         if silent and not seen:
             raise silent[0]
         for error in silent:
@@ -77,25 +97,40 @@ class LibvirtBackend:
                 by_uuid.setdefault(guest.uuid, []).append((place, guest))
         return [_merge(sightings) for sightings in by_uuid.values()]
 
-    async def power_off(self, guest: Guest, deadline: float) -> None:
-        """Destroy *guest* at every place where it runs."""
-        for place in guest.places:
-            await self._power(place, guest, lambda connection: self._destroy(connection, guest, deadline), deadline)
+    async def power_off(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
+        """Destroy *guest* at all its places; what fails at one does not spare the others."""
 
-    async def power_on(self, guest: Guest, deadline: float) -> None:
+        def work(connection: libvirt.virConnect) -> None:
+            domains.destroy(connection, guest, still_wanted, lambda xml: self._transients.keep(guest, xml))
+            self._transients.ended(guest.uuid)
+
+        failures: list[BackendError] = []
+        for place in guest.places:
+            try:
+                await self._power(place, guest, work, deadline)
+            except BackendError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    async def power_on(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
         """Boot *guest* afresh.  One that was migrated away is refused: another host may be running it."""
         if guest.moved:
             raise BackendError(f"{guest.name} was migrated away", "another host may be running it")
-        xml = self._ended[guest.uuid][1] if guest.uuid in self._ended else None
-        await self._power(
-            guest.places[0], guest, lambda connection: domains.start(connection, guest, xml, deadline), deadline
-        )
+        xml = self._transients.xml(guest.uuid)
 
-    async def reset(self, guest: Guest, deadline: float) -> None:
+        def work(connection: libvirt.virConnect) -> None:
+            domains.start(connection, guest, xml, still_wanted)
+
+        await self._power(guest.places[0], guest, work, deadline)
+
+    async def reset(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
         """Reset *guest* and wait for the hypervisor's event.  Raises Unconfirmed when it does not come."""
-        await self._power(
-            guest.places[0], guest, lambda connection: domains.reset(connection, guest, deadline), deadline
-        )
+
+        def work(connection: libvirt.virConnect) -> None:
+            domains.reset(connection, guest, still_wanted, deadline)
+
+        await self._power(guest.places[0], guest, work, deadline)
 
     def describe(self) -> tuple[HypervisorStatus, ...]:
         """Return what is known of each hypervisor without asking."""
@@ -111,19 +146,26 @@ class LibvirtBackend:
             hypervisor.close()
 
     async def _ask_all(
-        self, work: Callable[[libvirt.virConnect], T], deadline: float
+        self,
+        work: Callable[[libvirt.virConnect], T],
+        deadline: float,
+        places: tuple[int, ...] | None = None,
+        limit_s: float = LOOK_UP_S,
     ) -> tuple[list[tuple[int, T]], list[BackendError]]:
-        """Ask all hypervisors at once; return (place, answer) of those that answered and the errors of the others.
+        """Ask all hypervisors, or those at *places*, at once.
+
+        Return (place, answer) of those that answered, and the errors of the others.
 
         One that failed last time gets little time, so that it does not delay the guests of the others.
         """
 
         async def ask(place: int, hypervisor: Hypervisor) -> tuple[int, T]:
             alone = len(self._hypervisors) == 1
-            limit = SUSPECT_LOOK_UP_S if hypervisor.suspect and not alone else LOOK_UP_S
+            limit = SUSPECT_LOOK_UP_S if hypervisor.suspect and not alone else limit_s
             return place, await hypervisor.call(work, min(deadline, time.monotonic() + limit))
 
-        asked = [ask(place, hypervisor) for place, hypervisor in enumerate(self._hypervisors)]
+        wanted = range(len(self._hypervisors)) if places is None else places
+        asked = [ask(place, self._hypervisors[place]) for place in wanted]
         answers: list[tuple[int, T]] = []
         errors: list[BackendError] = []
         for result in await asyncio.gather(*asked, return_exceptions=True):
@@ -135,15 +177,6 @@ class LibvirtBackend:
                 answers.append(result)
         return answers, errors
 
-    def _find_ended(self, target: str, silent: list[BackendError]) -> Guest:
-        """Return a transient guest that this daemon itself ended: libvirt forgets those, we keep the last XML."""
-        for guest, _ in self._ended.values():
-            if target == guest.name or target.lower() == guest.uuid:
-                return guest
-        if silent:
-            raise Unreachable(f"the state of {target} is unknown", str(silent[0]))
-        raise GuestNotFound(f"no guest is called {target}", "libvirt does not know it")
-
     async def _power(
         self, place: int, guest: Guest, work: Callable[[libvirt.virConnect], None], deadline: float
     ) -> None:
@@ -151,7 +184,9 @@ class LibvirtBackend:
         hypervisor = self._hypervisors[place]
         earlier = self._unfinished.get(guest.uuid)
         if earlier is not None and not earlier.done():
-            await asyncio.wait({asyncio.wrap_future(earlier)}, timeout=max(0.0, deadline - time.monotonic()))
+            waiter = asyncio.wrap_future(earlier)
+            waiter.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # told to its own request
+            await asyncio.wait({waiter}, timeout=max(0.0, deadline - time.monotonic()))
             if not earlier.done():
                 raise Unreachable(f"an earlier power action on {guest.name} has not ended", "libvirt does not answer")
         future = hypervisor.submit(work, repeatable=False)
@@ -161,13 +196,6 @@ class LibvirtBackend:
         finally:
             if future.done():
                 self._unfinished.pop(guest.uuid, None)
-
-    def _destroy(self, connection: libvirt.virConnect, guest: Guest, deadline: float) -> None:
-        xml = domains.destroy(connection, guest, deadline)
-        if xml is not None:
-            self._ended[guest.uuid] = Guest(guest.name, guest.uuid, State.SHUT_OFF, guest.places), xml
-            while len(self._ended) > _REMEMBERED_TRANSIENTS:
-                self._ended.popitem(last=False)
 
 
 def _is_active(guest: Guest) -> bool:

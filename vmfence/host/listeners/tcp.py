@@ -66,10 +66,11 @@ class TcpListener:
         if peer is None:
             writer.transport.abort()
             return
-        address = str(peer[0])
+        address = str(peer[0]).removeprefix("::ffff:") if "." in str(peer[0]) else str(peer[0])
         try:
             packet = await self._read_packet(reader, writer)
             verified = check_packet(packet, self._security, time.monotonic())
+            self._reception.refuse_recent(verified)
         except VmfenceError as error:
             self._reception.reject(f"{address} (tcp)", error)
             writer.transport.abort()
@@ -121,7 +122,8 @@ def _listening_socket(settings: TcpSettings) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # fence_virtd at "::" serves IPv4 too, and a file that names it must go on doing so.
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(settings.address != "::"))
         listening.bind(found[0][4])
     except OSError as error:
         listening.close()
