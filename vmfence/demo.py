@@ -48,7 +48,8 @@ STEPS = (
 def run(show: Callable[[str], None]) -> None:
     """Run all steps, telling *show* each line of it.  Raises VmfenceError when one goes wrong."""
     started = time.monotonic()
-    folder = tempfile.mkdtemp(prefix="vmfence-demo-")
+    # Short and plain, whatever TMPDIR is: the folder stands in a URI, in a configuration and before a socket's name.
+    folder = tempfile.mkdtemp(prefix="vmfence-demo-", dir="/tmp")
     try:
         port = _prepare(folder)
         with _daemon(folder, show):
@@ -86,7 +87,7 @@ def _daemon(folder: str, show: Callable[[str], None]) -> Iterator[None]:
         deadline = time.monotonic() + START_S
         while " ready: " not in _read(log):
             if not running.is_alive() or time.monotonic() > deadline:
-                raise VmfenceError("the daemon did not start", _read(log).strip(), "pip install 'vmfence[host]'")
+                raise VmfenceError("the daemon did not start", _read(log).strip())
             time.sleep(0.02)
         yield
 

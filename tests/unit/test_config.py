@@ -313,10 +313,6 @@ FAULTS = {
         base("multicast { port { } }"),
         [(4, "'port' is a setting, not a section", 'write port = "value";')],
     ),
-    "value of a section": (
-        base('multicast = "x" { }'),
-        [(4, "section listeners/multicast takes no value", "write multicast {")],
-    ),
     "fence_virtd twice": (
         base(rest='fence_virtd { listener = "multicast"; backend = "libvirt"; }'),
         [(7, "section fence_virtd is given twice, on lines 1 and 7", MERGE)],
@@ -391,11 +387,11 @@ FAULTS = {
         ],
     ),
     "debug": in_daemon("debug", "lots", "must be a decimal number"),
-    "debug with sign": in_daemon("debug", "-1", "must be a decimal number"),
+    "debug with words": in_daemon("debug", "1 or so", "must be a decimal number"),
     "debug, long": in_daemon("debug", "9" * 10, "must be a decimal number"),
     "foreground": in_daemon("foreground", "flase", "must be yes or no", "did you mean 'false'?"),
     "wait_for_backend": in_daemon(
-        "wait_for_backend", "5", "must be yes or no", "known here: yes, 1, true, on, no, 0, false, off"
+        "wait_for_backend", "five", "must be yes or no", "known here: yes, 1, true, on, no, 0, false, off"
     ),
     "allow_unauthenticated": in_daemon("allow_unauthenticated", "yess", "must be yes or no", "did you mean 'yes'?"),
     "unknown_guest": in_daemon("unknown_guest", "ignored", "must be fail or ignore", "did you mean 'ignore'?"),
@@ -757,3 +753,21 @@ backends { libvirt { uri = "test:///default"; } }
     (warning,) = read(text, "x").warnings
     assert warning.line == 3
     assert "fence_virtd used sha256" in str(warning)
+
+
+def test_what_fence_virtd_reads_is_read_alike() -> None:
+    """Odd, legal, and seen in the field: numbers for switches, signs, blanks around a port, values of sections."""
+    text = base('multicast = "x" { port = " +1401 "; }', daemon='foreground = "2"; wait_for_init = "5"; debug = "-1";')
+    found = settings(text)
+    assert (found.daemon.foreground, found.daemon.wait_for_init, found.daemon.debug) == (True, True, 0)
+    assert found.listeners == (MulticastSettings(port=1401),)
+    assert [str(warning) for warning in found.warnings] == [
+        "f:4: the value of section listeners/multicast means nothing. write multicast {."
+    ]
+
+
+@pytest.mark.parametrize("target", [" alpha", "{11111111-2222-3333-4444-555555555501}", "1" * 32])
+def test_targets_that_match_what_nobody_has_are_warned_of(target: str) -> None:
+    found = settings(base(rest=f'groups {{ group {{ ip = "10.0.0.1"; uuid = "{target}"; }} }}'))
+    (warning,) = found.warnings
+    assert "matches a guest of that very name alone" in str(warning)

@@ -396,3 +396,19 @@ def test_listeners_without_authentication_need_no_key() -> None:
     text = text.replace(b"fence_virtd {", b'fence_virtd { allow_unauthenticated = "yes";')
     assert ground.key_files(old(text=text)) == ()
     assert ground.key_files(old()) == ("/etc/old.key",)
+
+
+def test_the_sample_of_a_package_that_was_never_used_is_passed_over(tmp_path: Path) -> None:
+    """Debian's fence-virtd brings a configuration for virbr0 and no key: nobody can have used it."""
+    sample = (
+        'fence_virtd {{ listener = "multicast"; backend = "libvirt"; }}\n'
+        'listeners {{ multicast {{ key_file = "{key}"; address = "225.0.0.12"; interface = "virbr0"; }} }}\n'
+        'backends {{ libvirt {{ uri = "qemu:///system"; }} }}\n'
+    ).format(key=tmp_path / "key")
+    settings = configuration.read(sample.encode(), "/etc/fence_virt.conf")
+    assert ground.is_unused_sample(settings)
+    assert not ground.is_unused_sample(configuration.read(sample.encode(), "/etc/vmfence.conf"))
+    changed = configuration.read(sample.replace("virbr0", "br0").encode(), "/etc/fence_virt.conf")
+    assert not ground.is_unused_sample(changed)
+    (tmp_path / "key").write_bytes(b"x" * 64)
+    assert not ground.is_unused_sample(settings)

@@ -23,7 +23,9 @@ _WIDTHS = (10, 14)
 @click.option("--uri", "uris", metavar="URI", multiple=True, help="Libvirt to serve; may be repeated. Else found.")
 @click.option("--interface", metavar="NAME", help="Bridge of the guests. Else the one that they are attached to.")
 @click.option("--listener", type=click.Choice(LISTENERS), help="How guests ask. Else chosen.")
-@click.option("--key-file", metavar="FILE", help="Shared key, made when missing.  [/etc/cluster/fence_xvm.key]")
+@click.option(
+    "--key-file", metavar="FILE", help="Shared key, made when missing.  [default: /etc/cluster/fence_xvm.key]"
+)
 @click.option("-f", "--config", metavar="FILE", help="Configuration; else /etc/vmfence.conf, /etc/fence_virt.conf.")
 @click.option("--no-firewall", is_flag=True, help="Leave the firewall alone.")
 @click.option("--no-service", is_flag=True, help="Neither install nor start the systemd service.")
@@ -41,10 +43,10 @@ def setup(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Make this host ready: key, configuration, firewall, service; then try it.
+    """Make this host ready: key, configuration, firewall, service; then try it. For root.
 
     Asks nothing, and leaves alone what is there already: a second run changes nothing, one after a failure goes on. An
-    existing configuration, fence_virtd's too, is used as it is.
+    existing configuration, fence_virtd's too, is used as it is; options that contradict it are an error.
     """
     wishes = Wishes(uris=uris, firewall=not no_firewall, service=not no_service, check=not no_check, **given)
     _check_rights(wishes, dry_run)
@@ -121,8 +123,10 @@ class _Report:
             click.echo(json.dumps(found, indent=2))
             return
         click.echo(_summary(states, self._is_dry))
-        if commands:
-            click.echo(f"Next, on a guest {host_setup.condition(self._choice.settings)}:")
+        if commands and not self._is_dry:
+            is_complete = not {State.BY_HAND, State.LEFT_OUT} & set(states)
+            when = "Next" if is_complete else "Next, when that is done"
+            click.echo(f"{when}, on a guest {host_setup.condition(self._choice.settings)}:")
             click.echo("".join(f"  {command}\n" for command in commands), nl=False)
 
 
@@ -133,7 +137,9 @@ def _summary(states: list[State], is_dry: bool) -> str:
         return "Stopped. Mend what failed and run it again: what is done stays done."
     if State.DONE not in states:
         return "Nothing was changed: all was as it must be."
-    return "This host is set up." if State.BY_HAND not in states else "All but what is to be done by hand is set up."
+    if State.BY_HAND in states:
+        return "All but what is to be done by hand is set up."
+    return "All but what was left out is set up." if State.LEFT_OUT in states else "This host is set up."
 
 
 def _lines(step: Step) -> list[str]:

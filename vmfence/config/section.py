@@ -110,6 +110,10 @@ class Part:
         """Note an error on the line of *key*, or of the section when it is not given."""
         self._faults.add(self.line_of(key), what, remedy)
 
+    def warn(self, key: str, what: str, remedy: str = "") -> None:
+        """Note something legal but hardly meant on the line of *key*."""
+        self._faults.warn(self.line_of(key), what, remedy)
+
     def line_of(self, key: str) -> int:
         """Return the line of *key*, or of the section when it is not given."""
         return self._assigns[key][-1].line if key in self._assigns else self.line
@@ -154,7 +158,7 @@ class _Walk:
         if section.value is not None:
             part.keep(Assign(name, section.value, section.line))
             if not shape.many:
-                part.fault(name, f"section {place} takes no value", f"write {name} {{")
+                part.warn(name, f"the value of section {place} means nothing", f"write {name} {{")
         same.append(part)
         self.visit(section.entries, shape, place, part)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import stat
 from dataclasses import dataclass, field
 from typing import Callable, Union
 
 from vmfence.config import values
-from vmfence.config.grammar import FILE_BYTES_MAX, parse
+from vmfence.config.grammar import FILE_BYTES_MAX, parse, shown
 from vmfence.config.section import Faults, Outline, Part, Shape, outline
 from vmfence.errors import ConfigError
 from vmfence.policy import Source
@@ -30,6 +31,8 @@ MULTICAST_ADDRESSES = {"ipv4": "225.0.0.12", "ipv6": "ff05::3:1"}
 TCP_ADDRESSES = {"ipv4": "127.0.0.1", "ipv6": "::1"}
 LISTENERS = ("multicast", "tcp", "vsock", "serial")
 BACKENDS = ("libvirt", "cpg")
+# A UUID in braces, or without its dashes.
+_ODD_UUID = re.compile(r"\{[0-9a-fA-F-]{32,36}\}|[0-9a-fA-F]{32}")
 
 _SETUP = "create it with: vmfence host setup"
 _name_mode = values.choice("name", "uuid")
@@ -410,6 +413,17 @@ def _groups(parts: Outline) -> tuple[GroupSettings, ...] | None:
     return tuple(_group(part, number) for number, part in enumerate(groups, 1))
 
 
+def _targets(part: Part) -> tuple[str, ...]:
+    """Return the guests of a group, with a warning for what looks like a slip: it matches what nobody has."""
+    targets = part.all("uuid", values.text)
+    for target in targets:
+        if target != target.strip() or _ODD_UUID.fullmatch(target):
+            part.warn(
+                "uuid", f"'{shown(target)}' of uuid matches a guest of that very name alone", "see vmfence.conf(5)"
+            )
+    return targets
+
+
 def _group(part: Part, number: int) -> GroupSettings:
     name = part.get("name", values.label, f"unnamed-{number}")
     label = part.get("group", values.label, name)
@@ -419,7 +433,7 @@ def _group(part: Part, number: int) -> GroupSettings:
     return GroupSettings(
         label=label,
         sources=part.all("ip", values.source),
-        targets=part.all("uuid", values.text),
+        targets=_targets(part),
         key_file=part.get("key_file", values.absolute_path, None),
         line=part.line,
     )

@@ -20,7 +20,7 @@ from vmfence.protocol.auth import Hash
 _TRUE = ("yes", "1", "true", "on")
 _FALSE = ("no", "0", "false", "off")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_NUMBER = re.compile("[0-9]{1,9}")
+_NUMBER = re.compile("[+-]?[0-9]{1,9}")
 _PORT = re.compile("0[xX][0-9a-fA-F]{1,8}|[0-9]{1,9}")
 _HOST = re.compile("[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 _INTERFACE_BYTES_MAX = 15
@@ -82,21 +82,24 @@ def choices(value: str, words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def boolean(value: str) -> bool:
-    """``yes`` or ``no``, and other usual spellings."""
+    """``yes`` or ``no``, and other usual spellings; of numbers, 0 alone is no, as for fence_virtd."""
+    if _NUMBER.fullmatch(value):
+        return int(value) != 0
     if value.lower() not in _TRUE + _FALSE:
         raise BadValue("must be yes or no", nearest(value, _TRUE + _FALSE))
     return value.lower() in _TRUE
 
 
 def number(value: str) -> int:
-    """A decimal number from 0 to 999999999."""
+    """A decimal number up to 999999999; one below 0 counts as 0."""
     if not _NUMBER.fullmatch(value):
         raise BadValue("must be a decimal number")
-    return int(value)
+    return max(0, int(value))
 
 
 def port(value: str) -> int:
     """A port from 1 to 65535, decimal (also with leading zeros) or hexadecimal with 0x."""
+    value = value.strip(" \t").removeprefix("+")
     if not _PORT.fullmatch(value):
         raise BadValue("must be a decimal number, or a hexadecimal one that begins with 0x")
     found = int(value, 16 if value[1:2] in ("x", "X") else 10)

@@ -6,7 +6,7 @@ import contextlib
 import glob
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vmfence import keyfile
 from vmfence.config import settings as configuration
@@ -21,6 +21,10 @@ from vmfence.host.unit import UnitFacts
 from vmfence.protocol.auth import Hash
 
 LIBVIRT_S = 10.0
+_SAMPLE = b"""fence_virtd { listener = "multicast"; backend = "libvirt"; }
+listeners { multicast { interface = "virbr0"; } }
+backends { libvirt { uri = "qemu:///system"; } }
+"""
 RIVAL = "fence_virtd"
 
 
@@ -62,7 +66,23 @@ def _configuration(explicit: str | None) -> tuple[str, Settings | None]:
     """Return the path and settings of the present configuration, or where a new one is to be and None."""
     candidates = (explicit,) if explicit is not None else SEARCH_PATHS
     path = next((path for path in candidates if os.path.lexists(path)), None)
-    return (candidates[0], None) if path is None else (path, configuration.load(path))
+    settings = None if path is None else configuration.load(path)
+    if path is None or settings is None or (explicit is None and is_unused_sample(settings)):
+        return candidates[0], None
+    return path, settings
+
+
+def is_unused_sample(settings: Settings) -> bool:
+    """Whether this is the file that fence_virtd's package brings, and was never used: its key does not exist.
+
+    fence_virtd does not start without the key, so nobody can rely on the file (Debian 12 names virbr0 in it).
+    """
+    if settings.path != SEARCH_PATHS[1] or len(settings.listeners) != 1:
+        return False
+    key_file = getattr(settings.listeners[0], "key_file", "")
+    sample = configuration.read(_SAMPLE, settings.path)
+    listeners = (replace(sample.listeners[0], key_file=key_file),)
+    return replace(sample, listeners=listeners) == settings and not os.path.lexists(key_file)
 
 
 def inspect(wishes: Wishes, settings: Settings, addresses: Mapping[str, str]) -> Site:

@@ -117,7 +117,8 @@ def condition(settings: Settings) -> str:
     keys = " and ".join(ground.key_files(settings))
     needs = [f"that has the same key ({keys})"] if keys else []
     if any(isinstance(one, MulticastSettings) for one in settings.listeners):
-        needs.append("whose firewall lets in TCP 1229")
+        ports = {one.port for one in settings.listeners if isinstance(one, MulticastSettings)}
+        needs.append(f"whose firewall lets in TCP {' and '.join(map(str, sorted(ports)))}")
     return " and ".join(needs)
 
 
@@ -129,7 +130,8 @@ def _unusual(one: MulticastSettings | TcpSettings, *left_out: str) -> list[str]:
     for name, option in options.items():
         if name not in left_out and getattr(one, name) != getattr(usual, name):
             words += [option, str(getattr(one, name))]
-    return words
+    words += ["-c", str(one.hash)] if one.hash > usual.hash else []
+    return words + (["-C", str(one.auth)] if one.auth != usual.auth else [])
 
 
 def _key_step(key: KeyFacts) -> Step:
@@ -153,7 +155,8 @@ def _config_step(choice: Choice) -> Step:
         notes = tuple(str(warning) for warning in choice.settings.warnings)
         return Step("configuration", State.UNCHANGED, what, notes=notes)
     act = partial(_write_config, path, choice.text)
-    return Step("configuration", State.PLANNED, f"write {path}", "there is none", act=act)
+    why = "there is none in use"
+    return Step("configuration", State.PLANNED, f"write {path}", why, act=act)
 
 
 def _write_config(path: str, text: bytes) -> str:
