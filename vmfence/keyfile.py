@@ -107,8 +107,8 @@ def create(path: str, size_bytes: int = KEY_BYTES_MAX, replace: bool = False) ->
     key = os.urandom(size_bytes)
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        _write(temporary, key)
         try:
+            _write(temporary, key)
             _put_in_place(temporary, path, replace)
         finally:
             _remove(temporary)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable
 
@@ -162,7 +163,7 @@ ANSWERS = [
     ("off", b"\xff", 1, b"", b"Unknown response (255)\n"),
     ("off", encode_list(GUESTS), 1, b"", b"253 (a list of guests) does not belong to this action"),
     ("off", b"", 1, b"", b"Operation failed\nerror: 127.0.0.1 did not accept"),
-    ("list", encode_list(GUESTS)[:-131], 1, b"", b"Operation failed\nerror: the list of guests was cut off"),
+    ("list", encode_list(GUESTS)[:-131], 1, b"", b"Operation failed\nerror: 127.0.0.1: the list of guests was cut off"),
 ]
 
 
@@ -233,7 +234,40 @@ def test_output_that_is_the_result_must_arrive(run: Run, words: tuple[str, ...])
     os.close(read)
     result = run("fence_xvm", *words, capture_output=False, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
-    assert (result.returncode, result.stderr) == (1, b"")
+    complain(result, "error: cannot write to standard output. Broken pipe.")
+
+
+def test_output_to_a_closed_stream_has_not_arrived(run: Run, key: str, host: Callable[..., Host]) -> None:
+    """A list or metadata are lost with it; off has nothing to say."""
+    words = ("-T127.0.0.1", "-k", key, "-n", "alpha")
+    listing = (*words, "-p", host(encode_list(GUESTS)).port, "-o", "list")
+    for lost in (("-o", "metadata"), ("-h",), listing):
+        complain(run("fence_vmfence", *lost, preexec_fn=lambda: os.close(1)), "error: cannot write to standard output.")
+    for action in (("-o", "validate-all"), ("-o", "off", "-p", host(b"\0").port)):
+        done = run("fence_vmfence", *words, *action, preexec_fn=lambda: os.close(1))
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_long_list_is_not_cut_where_standard_output_does_not_block(
+    run: Run, key: str, host: Callable[..., Host]
+) -> None:
+    guests = [Record(f"guest-{number}", "u", 1) for number in range(20_000)]
+    words = ("-T127.0.0.1", "-k", key, "-o", "list", "-p", host(encode_list(guests)).port)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with os.fdopen(read, "rb") as lines, ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(lines.read)
+        result = run("fence_vmfence", *words, capture_output=False, stdout=write)
+        os.close(write)
+        assert reading.result().count(b"\n") == len(guests)
+    assert result.returncode == 0
+
+
+@pytest.mark.parametrize("words", [("-o", "off"), ("-o", "off", "extra"), ("-V",), ("-o", "metadata")])
+def test_a_name_that_is_no_text_does_not_crash(run: Run, words: tuple[str, ...]) -> None:
+    result = run("fence_\udcff", *words)
+    assert result.returncode == (1 if "off" in words else 0)
+    assert b"Traceback" not in result.stderr and b"internal error" not in result.stderr
 
 
 def close_all(numbers: tuple[int, ...]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from lab.ours import CommandLine, driver_uri, our_config
-from lab.process import Daemon, Result
+from lab.process import Daemon, Result, run_client
 from lab.reference import write_key
 from lab.waiting import wait_until
 
@@ -206,6 +206,15 @@ def test_keygen_makes_a_key_once(tmp_path: Path, vmfence: CommandLine) -> None:
     assert len(path.read_bytes()) == 64
     (kept,) = [other for other in path.parent.iterdir() if other != path]
     assert kept.read_bytes() == first
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_keygen_tells_a_path_that_is_not_utf8(tmp_path: Path, vmfence: CommandLine, more: tuple[str, ...]) -> None:
+    path = tmp_path / "k\udcff"
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}
+    made = run_client(vmfence.vmfence, ["host", "keygen", str(path), *more], env=strict)
+    assert (made.exit, made.stderr) == (0, "")
+    assert (json.loads(made.stdout)["path"] if more else made.stdout.splitlines()[0]) == str(path)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
 from vmfence.agent.main import main
+from vmfence.agent.options import BY_NAME
 from vmfence.client.failures import NoAnswer
 from vmfence.client.stream import Answer
 from vmfence.protocol.auth import Hash, Key
@@ -122,10 +123,59 @@ def test_only_power_actions_are_delayed(key: str, action: str, slept: list[float
 
 
 @pytest.mark.parametrize("action", ["metadata", "validate-all", "null"])
-def test_local_actions_ask_nobody(action: str) -> None:
+def test_local_actions_ask_nobody(action: str, key: str) -> None:
     host = Host()
-    assert host.run("-o", action, "-n", "alpha", "-w", "9") == (1 if action == "null" else 0)
+    assert host.run("-o", action, "-n", "alpha", "-w", "9", "-k", key) == (1 if action == "null" else 0)
     assert (host.asked, host.slept) == ([], [])
+
+
+def spoil_mode(path: Path) -> None:
+    path.chmod(0o644)
+
+
+def spoil_content(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def spoil_kind(path: Path) -> None:
+    path.unlink()
+    path.mkdir(0o700)
+
+
+SPOILERS = [
+    (spoil_mode, "is not secret"),
+    (spoil_content, "the file is empty"),
+    (spoil_kind, "not a regular file"),
+    (Path.unlink, "No such file"),
+]
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize(("spoil", "text"), SPOILERS)
+def test_a_key_that_cannot_be_used_is_not_valid(
+    key: str,
+    spoil: Callable[[Path], None],
+    text: str,
+    is_named: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Also at the default path; fence_xvm and fence_virt only look whether a named one exists."""
+    monkeypatch.setattr(BY_NAME["key_file"], "default", key)
+    words = ("-o", "validate-all", "-n", "alpha", *(("-k", key) if is_named else ()))
+    assert Host().run(*words) == 0
+    spoil(Path(key))
+    assert Host().run(*words) == 1
+    assert text in capfd.readouterr().err
+    for name in ("fence_xvm", "fence_virt"):
+        more = ("-T", "127.0.0.1") if name == "fence_virt" else ()
+        assert Host().run(*words, *more, program=name) == (1 if is_named and spoil is Path.unlink else 0)
+
+
+@pytest.mark.parametrize("words", [("-c", "none", "-C", "none"), ("-h",), ("-V",)])
+def test_a_key_that_is_not_needed_is_not_validated(words: tuple[str, ...], key: str) -> None:
+    Path(key).chmod(0o644)
+    assert Host().run("-o", "validate-all", "-k", key, *words) == 0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from vmfence.agent import outcome
 from vmfence.client.failures import HostNotProven, NoAnswer, NotAccepted
 from vmfence.client.stream import Answer
-from vmfence.errors import PacketError, Unreachable, VmfenceError
+from vmfence.errors import AuthenticationError, PacketError, Unreachable, VmfenceError
 from vmfence.protocol.reply import Code, Record
 from vmfence.protocol.request import Action
 
@@ -63,8 +63,9 @@ def test_a_list_as_answer_to_off_is_no_success() -> None:
     [
         (NoAnswer("no host answered"), ["Timed out waiting for response", "Operation failed"]),
         (HostNotProven("who"), ["Invalid response to challenge", "Operation failed"]),
-        (NotAccepted("no"), ["Invalid response to challenge", "Operation failed"]),
-        (NotAccepted("no", is_proven=True), ["Operation failed"]),
+        (NotAccepted("no", at_challenge=True), ["Invalid response to challenge", "Operation failed"]),
+        (NotAccepted("no"), ["Operation failed"]),
+        (AuthenticationError("no key"), ["Operation failed"]),
         (Unreachable("x"), ["Operation failed"]),
         (PacketError("the list was cut off"), ["Operation failed"]),
     ],
@@ -74,6 +75,14 @@ def test_no_answer_is_told_as_the_reference_does_and_then_explained(error: Vmfen
     assert result.exit_code == 1
     assert list(result.err) == [*lines, f"error: {error}"]
     assert result.log == f'off of "alpha": {error}'
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("code", [Code.FAILURE, 200])
+def test_only_who_named_a_guest_is_told_to_compare_its_name(action: Action, code: int) -> None:
+    names_guest = action not in (Action.MONITOR, Action.LIST)
+    remedy = ", and compare the guest's name with: fence_xvm -o list." if names_guest else "log on the host."
+    assert judged(action, code).err[1].endswith(remedy)
 
 
 def test_null_always_fails() -> None:

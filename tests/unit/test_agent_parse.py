@@ -160,6 +160,8 @@ def test_a_switch_that_is_neither_on_nor_off_is_refused(text: str) -> None:
         ("plug=" + "ä" * 31, Action.REBOOT, "ä" * 31),
         ("plug=tränke\u2028x\naction=off", Action.OFF, "tränke\u2028x"),
         ("action=off\nplug=" + '"' * 3, Action.OFF, '"'),
+        ("action=off\nplug=my  guest\t# no comment", Action.OFF, "my  guest\t# no comment"),
+        ('action=off\nplug="alpha" # no quotes', Action.OFF, '"alpha" # no quotes'),
     ],
 )
 def test_stdin_lines(text: str, action: Action, target: str) -> None:
@@ -186,11 +188,32 @@ def test_stdin_lines(text: str, action: Action, target: str) -> None:
         ("multicast_address=localhost\naction=list", "Could not determine address family"),
         ("multicast_address=10.0.0.1\naction=list", "not a multicast address"),
         ("ipaddr=localhost\naction=list", "is no IP address"),
+        ("delay=\nplug=a", "option delay has no value. write delay=SECONDS."),
+        ('key_file=""\nplug=a', "option key_file has no value"),
+        ("vsock=\nplug=a", "Invalid CID: ''"),
+        ("timeout=30 # seconds\nplug=a", "Invalid timeout: '30 # seconds'"),
+        ("action=off # not reboot\nplug=a", "Unsupported operation: off # not reboot"),
         ("hash=md5\nplug=a", "Unsupported hash: md5. it must be one of none, sha1, sha256, sha512."),
     ],
 )
 def test_faulty_stdin_is_refused(text: str, message: str) -> None:
     assert message in fault(stdin(text))
+
+
+@pytest.mark.parametrize("name", ["ipaddr", "channel_address"])
+@pytest.mark.parametrize(
+    ("address", "is_good"),
+    [
+        *((good, True) for good in ("127.0.0.1", "::1", "fe80::1", "fe80::1%eth0", "fe80::1%2")),
+        *((bad, False) for bad in ("127.0.0.1%foo", "127.0.0.1%", "fe80::1%", "%eth0", "%", "host%eth0", "1.2.3")),
+    ],
+)
+def test_addresses_are_literal_and_only_those_of_ipv6_have_a_zone(name: str, address: str, is_good: bool) -> None:
+    options = stdin(f"plug=a\n{name}={address}")
+    if is_good:
+        assert getattr(good(options), name) == address
+    else:
+        assert f"'{address}' is no IP address" in fault(options)
 
 
 def test_all_faults_are_told_at_once() -> None:

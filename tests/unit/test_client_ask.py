@@ -168,9 +168,15 @@ def test_a_host_that_hangs_up(sent: bytes, count: int, waited_for: str, abruptly
     if abruptly and not count and isinstance(error, Unreachable):
         return  # so fast that we did not see the connection
     assert isinstance(error, NotAccepted)
+    assert error.at_challenge is (waited_for != "the result")
     if not abruptly:
         assert waited_for in error.why
     assert "log" in error.remedy
+
+
+def test_without_auth_there_is_no_challenge_to_fail_at() -> None:
+    error = failure(leaving(b"", 176), auth=Hash.NONE)
+    assert isinstance(error, NotAccepted) and not error.at_challenge
 
 
 def cutting(data: bytes) -> Script:
@@ -185,13 +191,15 @@ def cutting(data: bytes) -> Script:
 @pytest.mark.parametrize("length", [1, 2, 130, 131, 132, 261, 390])
 def test_a_list_that_is_cut_off(length: int) -> None:
     error = failure(cutting(encode_list(RECORDS)[:length]), action=Action.LIST, target="")
-    assert isinstance(error, PacketError) and "cut off" in error.what
+    assert isinstance(error, PacketError) and error.what == "127.0.0.1: the list of guests was cut off"
+    assert "log" in error.remedy
 
 
 def test_an_endless_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reply, "RECORDS_MAX", 20)
     error = failure(answering(b"\xfd" + encode_record(RECORDS[0]) * 21), action=Action.LIST, target="")
-    assert isinstance(error, PacketError) and "endless" in error.what
+    assert isinstance(error, PacketError) and error.what == "127.0.0.1: endless list of guests"
+    assert "more than 20" in error.why and "log" in error.remedy
 
 
 # It says nothing
@@ -213,6 +221,22 @@ def test_the_deadline_counts_for_everything(script: Script) -> None:
     error = failure(script, timeout_s=SHORT_S)
     assert isinstance(error, NoAnswer)
     assert SHORT_S <= time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("script", "auth", "what", "missing", "has_auth"),
+    [
+        (silent, SHA, "did not answer in time", "the host's answer to our challenge", True),
+        (silent, Hash.NONE, "did not answer in time", "the result", True),
+        (mute, SHA, "answered and then fell silent", "the host's answer to our challenge", True),
+        (answering(b""), SHA, "answered and then fell silent", "the result", False),
+    ],
+)
+def test_a_host_that_falls_silent_is_told(script: Script, auth: Hash, what: str, missing: str, has_auth: bool) -> None:
+    error = failure(script, auth=auth, timeout_s=SHORT_S)
+    assert (error.what, error.why) == (f"127.0.0.1 {what}", f"it did not send {missing}")
+    assert ("compare the auth settings" in error.remedy) is has_auth
+    assert "log" in error.remedy
 
 
 def dripping(_: Peer, connection: socket.socket) -> None:
@@ -371,15 +395,76 @@ def test_a_flood_does_not_push_out_a_host_that_proved_the_key(waiting: Waiting) 
     assert answer is not None and answer.code == 0
 
 
-def test_the_reason_of_the_failure_is_told(waiting: Waiting) -> None:
-    with callers(waiting, 2) as (silent_one, liar):
+def leave(waiting: Waiting, caller: socket.socket) -> None:
+    caller.close()
+
+
+def stay(waiting: Waiting, caller: socket.socket) -> None:
+    pass
+
+
+def break_off(waiting: Waiting, caller: socket.socket) -> None:
+    caller.sendall(b"x" * 10)
+    assert serve(waiting) is None
+    caller.close()
+
+
+def lie(waiting: Waiting, caller: socket.socket) -> None:
+    caller.sendall(b"x" * 128)
+
+
+def prove_and_leave(waiting: Waiting, caller: socket.socket) -> None:
+    prove_to(waiting, caller)
+    caller.close()
+
+
+def cut_a_list(waiting: Waiting, caller: socket.socket) -> None:
+    prove_to(waiting, caller)
+    caller.sendall(b"\xfd" + encode_record(RECORDS[0]))
+    caller.close()
+
+
+Caller = Callable[[Waiting, socket.socket], None]
+# What a caller does, and what is told when nobody does better; what tells least first.
+ENDS: list[tuple[Caller, str]] = [
+    (leave, "no host answered. 127.0.0.1 connected and left without a byte. open the ports."),
+    (stay, "127.0.0.1 answered and then fell silent. it did not send the host's answer to our challenge. compare"),
+    (break_off, "127.0.0.1 did not accept our request. it closed the connection while we waited for the host's answer"),
+    (lie, "127.0.0.1 could not prove the key."),
+    (prove_to, "127.0.0.1 answered and then fell silent. it did not send the result. see the daemon's log"),
+    (cut_a_list, "127.0.0.1: the list of guests was cut off. after 1 guests."),
+    (prove_and_leave, "127.0.0.1 did not accept our request. it closed the connection while we waited for the result"),
+]
+
+
+@pytest.mark.parametrize("is_worse_last", [True, False])
+@pytest.mark.parametrize("number", range(len(ENDS)))
+def test_the_most_telling_failure_is_told(waiting: Waiting, number: int, is_worse_last: bool) -> None:
+    """Whoever comes last: strangers must not hide what a host has told."""
+    pair = ENDS[max(0, number - 1) : number + 1]
+    with callers(waiting, len(pair)) as connections:
         assert serve(waiting) is None
-        assert isinstance(waiting.no_answer("no host answered", "x"), NoAnswer)
-        assert "127.0.0.1" in waiting.no_answer("no host answered", "x").why
-        liar.sendall(b"x" * 128)
+        for connection, (act, _) in zip(connections, reversed(pair) if is_worse_last else pair):
+            act(waiting, connection)
+            assert serve(waiting) is None
+        assert str(waiting.no_answer("no host answered", "open the ports")).startswith(ENDS[number][1])
+
+
+def test_the_reason_when_nobody_came(waiting: Waiting) -> None:
+    assert str(waiting.no_answer("no host answered", "open the ports")) == "no host answered. open the ports."
+
+
+@pytest.mark.parametrize(("act", "told"), [(stay, "too many connections"), (lie, "127.0.0.1 could not prove the key")])
+def test_making_room_hides_nothing(waiting: Waiting, act: Caller, told: str) -> None:
+    with callers(waiting, 1) as (first,):
         assert serve(waiting) is None
-        assert isinstance(waiting.no_answer("no host answered", "x"), HostNotProven)
-        assert silent_one.fileno() >= 0
+        act(waiting, first)
+        assert serve(waiting) is None
+        with callers(waiting, CONVERSATIONS_MAX + 2):
+            for _ in range(CONVERSATIONS_MAX + 2):
+                assert serve(waiting, 0.001) is None
+            assert len(waiting._conversations) == CONVERSATIONS_MAX
+            assert waiting.no_answer("no host answered").what.startswith(told)
 
 
 def test_everything_is_closed_at_the_end(waiting: Waiting) -> None:

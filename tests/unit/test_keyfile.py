@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -98,6 +99,16 @@ def test_a_device_is_refused(path: str) -> None:
 
 def test_a_zero_byte_in_the_name_is_an_error_of_ours() -> None:
     refused("a\0b")
+
+
+def test_a_full_disk_leaves_nothing_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(KeyFileError, match="cannot make the key"):
+        keyfile.create(str(path.with_name("new.key")))
+    assert os.listdir(path.parent) == [path.name]
 
 
 def test_no_descriptor_is_left_open(path: Path, tmp_path: Path) -> None:

@@ -6,32 +6,48 @@ gone.
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import sys
-import syslog
 
-from vmfence.errors import UsageError
+from vmfence.errors import UsageError, VmfenceError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
 
+LOG_SOCKET = "/dev/log"
+_DAEMON = 3 << 3
+_ERROR, _INFO = 3, 6
+
 
 class Console:
-    """Where *program* says things; *debugging* decides whether debug() does."""
+    """Where *program* says things; *debugging* decides whether debug() does.  *log_socket* is the log daemon's."""
 
-    __slots__ = ("debugging", "program")
+    __slots__ = ("_log_socket", "debugging", "program")
 
-    def __init__(self, program: str) -> None:
-        self.program, self.debugging = program, False
+    def __init__(self, program: str, log_socket: str = LOG_SOCKET) -> None:
+        self.program, self.debugging, self._log_socket = program, False, log_socket
 
     def out(self, text: str) -> bool:
-        """Write *text* to standard output, names in UTF-8 or as they came; return whether it got there."""
-        return _write(sys.stdout, text.encode("utf-8", "surrogateescape"))
+        """Write *text* to standard output, names in UTF-8 or as they came; return whether it got there.
+
+        If not, standard error tells why.  One that does not block is made to, so that a long text is not cut.
+        """
+        try:
+            _write(sys.stdout, text.encode("utf-8", "surrogateescape"), blocking=True)
+        except OSError as error:
+            self.err(f"error: {VmfenceError('cannot write to standard output', error.strerror or str(error))}")
+            return False
+        return True
 
     def err(self, text: str) -> None:
         """Write *text* as one line to standard error."""
-        _write(sys.stderr, (_line(text) + "\n").encode())
+        try:
+            _write(sys.stderr, (_line(text) + "\n").encode())
+        except OSError:
+            pass
 
     def debug(self, text: str) -> None:
         """Write *text* to standard error if asked to."""
@@ -39,9 +55,17 @@ class Console:
             self.err(f"debug: {text}")
 
     def log(self, text: str, *, failed: bool) -> None:
-        """Send *text* to syslog, facility daemon; without a log daemon it is lost."""
-        syslog.openlog(self.program, syslog.LOG_PID, syslog.LOG_DAEMON)
-        syslog.syslog(syslog.LOG_ERR if failed else syslog.LOG_INFO, _line(text))
+        """Send *text* to syslog (3), facility daemon; without a log daemon that takes it at once it is lost.
+
+        Not by syslog(): with a full queue that waits without limit, and Pacemaker kills an agent that is done.
+        """
+        priority = _DAEMON | (_ERROR if failed else _INFO)
+        entry = f"<{priority}>{_line(self.program)}[{os.getpid()}]: {_line(text)}"
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
+                sender.sendto(entry.encode(), self._log_socket)
+        except OSError:
+            pass
 
 
 def read_stdin(limit: int) -> bytes:
@@ -73,11 +97,16 @@ def _line(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def _write(stream: TextIO | None, data: bytes) -> bool:
-    """Write past Python's buffers: what stays in them after an error would change our exit code to 120."""
-    try:
-        while stream is not None and data:
-            data = data[os.write(stream.fileno(), data) :]
-    except OSError:
-        return False
-    return True
+def _write(stream: TextIO | None, data: bytes, *, blocking: bool = False) -> None:
+    """Write past Python's buffers: what stays in them after an error would change our exit code to 120.
+
+    Raises OSError when *data*, if there is any, does not get there whole.
+    """
+    if not data:
+        return
+    if stream is None:
+        raise OSError(errno.EBADF, "it is closed")
+    if blocking:
+        os.set_blocking(stream.fileno(), True)
+    while data:
+        data = data[os.write(stream.fileno(), data) :]

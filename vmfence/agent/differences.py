@@ -13,8 +13,10 @@ DIFFERENCES = {
     "one-cause": "a missing guest is not reported beside other errors",
     "version": "the numbers are ours",
     "streams": "errors go to standard error, as in releases after 4.12.1, on lines that begin with error:",
-    "blanks": "on stdin, blanks around name and value, and a pair of quotes, are dropped (D11)",
-    "no-value": "on stdin, a name without value is an error, but for debug, use_uuid, vsock (D11)",
+    "blanks": "on stdin, a value is all that follows the =, also blanks inside and what looks like a comment; blanks "
+    "around it and around the name, and a pair of quotes, are dropped (D11)",
+    "no-value": "on stdin, a name without value is an error, but for debug, use_uuid, vsock, and so is an empty "
+    "value, but for debug, use_uuid (D11)",
     "length": "on stdin, lines may have any length, all of them at most 64 KiB; a zero byte is an error",
     "unknown-name": "on stdin, Pacemaker's own names get no warning; indented comments are comments",
     "names": "- and _ are the same in names; every name is a long option too (--ip-family)",
@@ -25,7 +27,10 @@ DIFFERENCES = {
     "results": "an answer that does not fit the action is a failure (D26, D34); no exit code 255",
     "digests": "challenges, answers and digests are never printed (D35)",
     "call-back": "another port is used when the call-back port is taken, so several agents run at once (D25)",
+    "keeps-asking": "by multicast, a call-back that cannot prove the key or hangs up is told when the time is over, as "
+    "another host may still answer (D24)",
     "refused": "a connection that the host refuses is told with its true reason, on a line of its own (D36)",
     "null": "null fails without asking a host",
+    "validate-key": "fence_vmfence validates the key too, if one is needed, also at the default path",
     "validate-guest": "fence_vmfence validates without a guest: a device with pcmk_host_map has none",
 }

@@ -1,7 +1,7 @@
 """The program that Pacemaker starts for every fence action.
 
-Start-up promise: of the standard library only os, sys, time, struct, errno, socket, hashlib, hmac, syslog,
-enum and what these load.  Exit code 0 means that the host has proven the key and reported success, or that
+Start-up promise: of the standard library only os, sys, time, struct, errno, socket, hashlib, hmac, enum
+and what these load.  Exit code 0 means that the host has proven the key and reported success, or that
 the action was local; order of work and exit codes as fence_xvm 4.12.1, but for what differences.py lists.
 """
 
@@ -20,12 +20,13 @@ from vmfence.agent.usage import help_text
 from vmfence.agent.values import safe
 from vmfence.client.ask import Transport
 from vmfence.client.ask import ask as ask_host
-from vmfence.errors import UsageError, VmfenceError
+from vmfence.errors import KeyFileError, UsageError, VmfenceError
 from vmfence.protocol.auth import Key
 from vmfence.protocol.request import POWER_ACTIONS, Action
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Callable
 
     from vmfence.agent.settings import Options
@@ -57,7 +58,7 @@ def _run(argv: list[str], console: Console, ask: Ask, sleep: Sleep) -> int:
     console.debugging = options.debug > 0
     for warning in options.warnings:
         console.err(f"warning: {warning}")
-    faults = options.faults or _key_file_faults(options)
+    faults = options.faults or _key_faults(options)
     if faults:
         return _refuse(faults, console)
     text = _local_text(options)
@@ -74,10 +75,19 @@ def _read_options(argv: list[str], console: Console) -> Options:
     return parse_stdin(read_stdin(STDIN_BYTES_MAX), console.program)
 
 
+def _key_faults(options: Options) -> Sequence[VmfenceError]:
+    """Return what is wrong with a key file that was named, and in a validation with any key."""
+    faults = _key_file_faults(options) if "key_file" in options.given else []
+    if faults or not options.validates_key:
+        return faults
+    try:
+        keyfile.read(options.key_file)
+    except KeyFileError as error:
+        return [error]
+    return []
+
+
 def _key_file_faults(options: Options) -> list[UsageError]:
-    """Return what is wrong with a key file that was named; the default one is judged when needed."""
-    if "key_file" not in options.given:
-        return []
     try:
         os.stat(options.key_file)
     except (OSError, ValueError) as error:
@@ -153,17 +163,15 @@ def _transport(options: Options) -> Transport:
 
 
 def _finish(result: outcome.Outcome, console: Console) -> int:
-    delivered = console.out(result.out)
+    # A list is nothing but what is printed; status and power actions have their exit code.
+    is_lost = not console.out(result.out) and not result.out.startswith("Status: ")
     for line in result.err:
         console.err(line)
-    console.log(result.log, failed=bool(result.err))
-    # A list is nothing but what is printed; status and power actions have their exit code.
-    if not delivered and not result.out.startswith("Status: "):
-        return outcome.FAILED
-    return result.exit_code
+    console.log(result.log, failed=is_lost or bool(result.err))
+    return outcome.FAILED if is_lost else result.exit_code
 
 
-def _refuse(faults: list[UsageError], console: Console) -> int:
+def _refuse(faults: Sequence[VmfenceError], console: Console) -> int:
     for fault in faults:
         console.err(f"error: {fault}")
         console.log(str(fault), failed=True)

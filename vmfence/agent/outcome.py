@@ -7,17 +7,16 @@ defect D34).
 
 from __future__ import annotations
 
-from vmfence.client.failures import NoAnswer
-from vmfence.errors import AuthenticationError, VmfenceError
+from vmfence.client.failures import HostNotProven, NoAnswer, NotAccepted
+from vmfence.errors import VmfenceError
 from vmfence.protocol.reply import Code
-from vmfence.protocol.request import POWER_ACTIONS, Action
+from vmfence.protocol.request import GUEST_ACTIONS, POWER_ACTIONS, Action
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmfence.client.stream import Answer
 
 OK, FAILED, OFF, DENIED = 0, 1, 2, 3
-_LOOK = "look at the daemon's log on the host, and compare the guest's name with: {} -o list"
 
 
 class Outcome:
@@ -51,7 +50,7 @@ def failure(action: Action, target: str, error: VmfenceError) -> Outcome:
     lines: tuple[str, ...] = ("Operation failed",)
     if isinstance(error, NoAnswer):
         lines = ("Timed out waiting for response", *lines)
-    elif isinstance(error, AuthenticationError) and not getattr(error, "is_proven", False):
+    elif isinstance(error, HostNotProven) or (isinstance(error, NotAccepted) and error.at_challenge):
         lines = ("Invalid response to challenge", *lines)
     return Outcome(FAILED, f"{_subject(action, target)}: {error}", err=(*lines, f"error: {error}"))
 
@@ -69,13 +68,20 @@ def _refused(action: Action, target: str, code: int, peer: str, program: str) ->
         error = VmfenceError(f"{peer} does not permit {subject}", "its access rules say so", remedy)
         return Outcome(DENIED, f"{subject}: {error}", err=("Permission denied", f"error: {error}"))
     if code == Code.FAILURE:
-        return failure(action, target, VmfenceError(f"{peer} reports that {subject} failed", "", _LOOK.format(program)))
+        error = VmfenceError(f"{peer} reports that {subject} failed", "", _where_to_look(action, program))
+        return failure(action, target, error)
     known = {Code.SUCCESS: "success", Code.OFF: "off", Code.LIST: "a list of guests"}
     meaning = next((text for value, text in known.items() if value == code), "")
     why = f"its answer {code} ({meaning}) does not belong to this action" if meaning else f"its answer is {code}"
-    error = VmfenceError(f"{peer} gave no result of {subject}", f"{why}: nothing is known", _LOOK.format(program))
+    remedy = _where_to_look(action, program)
+    error = VmfenceError(f"{peer} gave no result of {subject}", f"{why}: nothing is known", remedy)
     line = "Operation failed" if meaning else f"Unknown response ({code})"
     return Outcome(FAILED, f"{subject}: {error}", err=(line, f"error: {error}"))
+
+
+def _where_to_look(action: Action, program: str) -> str:
+    log = "look at the daemon's log on the host"
+    return f"{log}, and compare the guest's name with: {program} -o list" if action in GUEST_ACTIONS else log
 
 
 def _subject(action: Action, target: str) -> str:

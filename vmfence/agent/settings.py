@@ -96,6 +96,15 @@ class Options:
         return not nothing_proven and self.transport not in _WITHOUT_KEY
 
     @property
+    def validates_key(self) -> bool:
+        """Whether the key itself is to be judged without being used.
+
+        Not by the names fence_xvm and fence_virt, whose validate-all looks at no key.
+        """
+        is_asked = self.action is Action.VALIDATE_ALL and not (self.help or self.version)
+        return is_asked and self.needs_key and not imitates(self.program)
+
+    @property
     def needs_guest(self) -> bool:
         """Whether the action makes no sense without a guest.
 

@@ -47,6 +47,14 @@ def _whole(text: str) -> int:
     return int(digits, base)
 
 
+def _is_address(family: int, text: str) -> bool:
+    try:
+        socket.inet_pton(family, text)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 class Text:
     """Any text.  *needs_value* is False for kinds whose name alone means something: bare()."""
 
@@ -157,15 +165,13 @@ class Choice(Text):
 
 
 class Address(Text):
-    """A literal IPv4 or IPv6 address: a fence must not wait for a name service."""
+    """A literal IPv4 or IPv6 address, the latter with or without a zone: a fence must not wait for a name service."""
 
     def read(self, text: str) -> Any:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            try:
-                socket.inet_pton(family, text.partition("%")[0])
-                return text
-            except (OSError, ValueError):
-                continue
+        address, percent, zone = text.partition("%")
+        families = (socket.AF_INET6,) if percent else (socket.AF_INET, socket.AF_INET6)
+        if bool(zone) == bool(percent) and any(_is_address(family, address) for family in families):
+            return text
         raise UsageError(f"'{safe(text)}' is no IP address", "", "give a literal IPv4 or IPv6 address, not a name")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import click
 
@@ -31,6 +32,7 @@ def keygen(path: str, size: int, force: bool, check: bool, as_json: bool) -> Non
         found = {"path": path, "fingerprint": keyfile.fingerprint(key), "warnings": [str(w) for w in warnings]}
         click.echo(json.dumps(found, indent=2))
         return
-    click.echo(f"{path}\nSHA256 {keyfile.fingerprint(key)}")
+    # As bytes: a path need not be UTF-8, and the key is there already.
+    click.echo(os.fsencode(f"{path}\nSHA256 {keyfile.fingerprint(key)}"))
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)

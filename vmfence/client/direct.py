@@ -27,7 +27,7 @@ def ask(request: Request, address: str, port: int, key: Key | None, hash_type: H
     waiting.add(sock, address, sign(encode(request), key or Key(b""), hash_type))
     answer = waiting.run_until(waiting.deadline)
     if answer is None:
-        raise waiting.no_answer(f"{address} did not answer in time", "see the log of the daemon on the host")
+        raise waiting.no_answer(f"{address} did not answer in time")
     return answer
 
 

@@ -19,9 +19,9 @@ class HostNotProven(AuthenticationError):
 class NotAccepted(AuthenticationError):
     """The host closed the connection without a result: it did not accept our key, hash or auth.
 
-    *is_proven*: the host itself had proven the key before, so keys are alike and something else is not.
+    *at_challenge*: before both challenges were held, and so not while the result was waited for.
     """
 
-    def __init__(self, what: str, why: str = "", remedy: str = "", *, is_proven: bool = False) -> None:
+    def __init__(self, what: str, why: str = "", remedy: str = "", *, at_challenge: bool = False) -> None:
         super().__init__(what, why, remedy)
-        self.is_proven = is_proven
+        self.at_challenge = at_challenge

@@ -1,11 +1,12 @@
 """Conversations over connected sockets: several at once, the first that ends with a result wins.
 
 Light module (loaded by the fence agent: standard library only).  A stranger who connects to our call-back port, says
-nothing, or fails our challenge costs that connection, never the request.
+nothing, or fails our challenge costs that connection, never the request, and hides nothing that a host has told.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 import selectors
 import socket
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
 CONVERSATIONS_MAX = 32
 
 
+class Rank(enum.IntEnum):
+    """How much the end of a conversation tells of the request; least, what anybody can cause."""
+
+    LEFT_WITHOUT_A_BYTE = 0
+    SILENT = 1
+    BROKEN_OFF = 2
+    NOT_PROVEN = 3
+    PROVEN_AND_SILENT = 4
+    BAD_LIST = 5
+    PROVEN_AND_LEFT = 6
+
+
 class Answer:
     """What a host answered: *code* (0 to 255), *records* of a list, and *peer*, the host's address."""
 
@@ -36,10 +49,11 @@ class Answer:
 class Conversation:
     """One connection and the exchange on it."""
 
-    __slots__ = ("_exchange", "peer", "sock")
+    __slots__ = ("_exchange", "has_spoken", "peer", "sock")
 
     def __init__(self, sock: socket.socket, peer: str, exchange: ClientExchange) -> None:
         self.sock, self.peer, self._exchange = sock, peer, exchange
+        self.has_spoken = False
 
     def begin(self, request: bytes) -> None:
         """Send *request* and our challenge in one piece.  Raises OSError."""
@@ -52,11 +66,14 @@ class Conversation:
         data = self.sock.recv(65536)
         if not data:
             raise self.ended(None)
+        self.has_spoken = True
         try:
             out = self._exchange.receive(data)
         except AuthenticationError as error:
             remedy = "compare the key files' fingerprints and the auth settings of both sides"
             raise HostNotProven(f"{self.peer} could not prove the key", str(error).rstrip("."), remedy) from error
+        except PacketError as error:
+            raise self._bad_list(error.what, error.why) from error
         if out:
             self.sock.sendall(out)
         if self._exchange.stage is not ClientStage.DONE or self._exchange.code is None:
@@ -67,21 +84,40 @@ class Conversation:
         """Return what the end of the connection means at this point."""
         stage = self._exchange.stage
         if stage is ClientStage.LIST:
-            return PacketError("the list of guests was cut off", f"after {len(self._exchange.records)} guests")
+            return self._bad_list("the list of guests was cut off", f"after {len(self._exchange.records)} guests")
         reason = f"it closed the connection while we waited for {stage.value}"
         if error is not None:
             reason += f" ({error.strerror or error})"
         remedy = "the host's log says why: another key, a weaker hash than it requires, another auth setting, a repeat"
         what = f"{self.peer} did not accept our request"
-        return NotAccepted(what, reason, remedy, is_proven=self._exchange.proven)
+        at_challenge = stage in (ClientStage.RESPONSE, ClientStage.CHALLENGE)
+        return NotAccepted(what, reason, remedy, at_challenge=at_challenge)
 
     def is_proven(self) -> bool:
         """Whether the peer has proven that it knows the key."""
         return self._exchange.proven
 
-    def silent(self) -> str:
-        """Return what this connection still waits for."""
-        return f"{self.peer} connected and did not send {self._exchange.stage.value}"
+    def silent(self, what: str) -> NoAnswer:
+        """Return the error *what* of a time that is over while this connection is open."""
+        compare = "" if self.is_proven() else "compare the auth settings of both sides, and "
+        why = f"it did not send {self._exchange.stage.value}"
+        return NoAnswer(what, why, f"{compare}see the daemon's log on the host")
+
+    def rank(self, end: VmfenceError) -> Rank:
+        """Return how much *end* tells, an error with which this conversation ended."""
+        if isinstance(end, HostNotProven):
+            return Rank.NOT_PROVEN
+        if isinstance(end, PacketError):
+            return Rank.BAD_LIST
+        has_left = isinstance(end, NotAccepted)
+        if self.is_proven():
+            return Rank.PROVEN_AND_LEFT if has_left else Rank.PROVEN_AND_SILENT
+        if self.has_spoken:
+            return Rank.BROKEN_OFF
+        return Rank.LEFT_WITHOUT_A_BYTE if has_left else Rank.SILENT
+
+    def _bad_list(self, what: str, why: str) -> PacketError:
+        return PacketError(f"{self.peer}: {what}", why, "see the daemon's log on the host")
 
 
 class Waiting:
@@ -93,6 +129,8 @@ class Waiting:
         self._conversations: dict[int, Conversation] = {}
         self._listener: socket.socket | None = None
         self.failure: VmfenceError | None = None
+        self._rank = Rank.LEFT_WITHOUT_A_BYTE  # of the failure; not kept itself where strangers can call
+        self._stranger = ""
 
     def close(self) -> None:
         """Close every socket."""
@@ -142,12 +180,16 @@ class Waiting:
                 if answer is not None:
                     return answer
 
-    def no_answer(self, what: str, remedy: str) -> VmfenceError:
-        """Return the error of a request whose time is over: the most telling failure that was seen."""
-        if self.failure is not None:
-            return self.failure
-        silent = "; ".join(conversation.silent() for conversation in self._conversations.values())
-        return NoAnswer(what, silent, remedy)
+    def no_answer(self, what: str, remedy: str = "") -> VmfenceError:
+        """Return the error of a request whose time is over: the most telling failure that was seen.
+
+        *what* is the error, and *remedy* its remedy, when no host was heard.
+        """
+        for conversation in self._conversations.values():
+            is_heard = conversation.has_spoken or self._listener is not None
+            silent = f"{conversation.peer} answered and then fell silent" if is_heard else what
+            self._keep(conversation, conversation.silent(silent))
+        return self.failure or NoAnswer(what, self._stranger, remedy)
 
     def _serve(self, conversation: Conversation | None) -> Answer | None:
         if conversation is None:
@@ -186,4 +228,12 @@ class Waiting:
         self._selector.unregister(conversation.sock)
         self._conversations.pop(conversation.sock.fileno())
         conversation.sock.close()
-        self.failure = why
+        self._keep(conversation, why)
+
+    def _keep(self, conversation: Conversation, end: VmfenceError) -> None:
+        """Let *end* be the failure of the request if it tells more than that so far."""
+        rank = conversation.rank(end)
+        if rank > self._rank or self._listener is None:
+            self.failure, self._rank = end, rank
+        elif rank is Rank.LEFT_WITHOUT_A_BYTE:
+            self._stranger = f"{conversation.peer} connected and left without a byte"
