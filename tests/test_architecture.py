@@ -88,7 +88,7 @@ CATCH_ALL = {
     "vmfence.host.service.Service._run": "worker: one power action",
     "vmfence.host.reception.Reception._run": "worker: one request",
 }
-AGENT_BUDGET = ("os", "sys", "time", "struct", "errno", "socket", "hashlib", "hmac", "syslog", "__future__")
+AGENT_BUDGET = ("os", "sys", "time", "struct", "errno", "socket", "hashlib", "hmac", "__future__")
 FUNCTION_LINES_MAX, MODULE_LINES_MAX = 50, 450
 Function = Union[ast.FunctionDef, ast.AsyncFunctionDef]
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
