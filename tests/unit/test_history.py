@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -113,3 +115,29 @@ def test_follow_shows_what_comes_over_a_change_of_files(tmp_path: Path, monkeypa
         shown.append(found.guest)
     writer.close()
     assert shown == [f"guest-{number}" for number in range(1, 6)]
+
+
+def test_a_file_that_cannot_be_begun_costs_one_record_and_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the old one closed too early, what comes next goes to whoever has its number: here a socket."""
+
+    def refuse() -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(history, "FILE_BYTES_MAX", 10)
+    writer = History(str(tmp_path))
+    writer.add(event(0))
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_open", refuse)
+        for number in (1, 2):
+            with pytest.raises(OSError, match="Too many open files"):
+                writer.add(event(number))
+    one, other = socket.socketpair()
+    with one, other:
+        writer.add(event(3))
+        for end in (one, other):
+            with pytest.raises(BlockingIOError):
+                end.recv(1, socket.MSG_DONTWAIT)
+    writer.close()
+    assert kept(tmp_path) == ["guest-0", "guest-3"]

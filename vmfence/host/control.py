@@ -13,6 +13,7 @@ import grp
 import json
 import os
 import socket
+import stat
 from typing import Any, Callable
 
 from vmfence.errors import NotPermitted, Unreachable, VmfenceError
@@ -51,8 +52,8 @@ class ControlSocket:
         if self._server is not None:
             self._server.close()
             self._server = None
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
+            with contextlib.suppress(OSError):
+                _remove_socket(self._path)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._open >= _CONNECTIONS_MAX:
@@ -128,7 +129,7 @@ def _bound_socket(path: str) -> socket.socket:
         except OSError as error:
             if error.errno != errno.EADDRINUSE or _is_served(path):
                 raise
-            os.unlink(path)
+            _remove_socket(path)
             _bind(bound, path)
         with contextlib.suppress(KeyError, PermissionError):
             os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
@@ -146,6 +147,13 @@ def _bind(bound: socket.socket, path: str) -> None:
         bound.bind(path)
     finally:
         os.umask(mask)
+
+
+def _remove_socket(path: str) -> None:
+    """Remove the socket at *path*.  Raises OSError, also when something else is there: a key, by a slip of the pen."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise FileExistsError(errno.EEXIST, "something is there that is no socket")
+    os.unlink(path)
 
 
 def _is_served(path: str) -> bool:

@@ -1,7 +1,8 @@
 """The daemon: start, reload, stop.
 
 A signal sets a flag; one loop looks at it.  A reload builds the new parts first and keeps the old ones when anything
-about the new ones is wrong.  A stop takes no new requests and finishes those that have begun.
+about the new ones is wrong.  The same loop opens again what is closed against its will.  A stop takes no new requests
+and finishes those that have begun.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import errno
 import logging
 import os
 import signal
+import threading
 import time
+from collections.abc import Coroutine
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +24,7 @@ from vmfence.config import settings as configuration
 from vmfence.config.settings import ListenerSettings, Settings
 from vmfence.errors import ListenError, Unreachable, VmfenceError
 from vmfence.host import assemble
+from vmfence.host.backends.base import Backend
 from vmfence.host.control import ControlSocket
 from vmfence.host.history import History
 from vmfence.host.links import LinkWatch
@@ -33,6 +37,9 @@ from vmfence.host.signatures import SignatureMemory
 log = logging.getLogger("vmfence")
 
 FINISH_S = 45.0
+# Longer than any request, with the start that ends a reboot, takes.
+_RETIRE_S = 75.0
+_CLOSE_S = 1.0
 _RETRY_S = 2.0
 _TICK_S = 10.0
 _EXPIRE_EVERY_S = 3600.0
@@ -50,12 +57,40 @@ class Options:
     pid_file: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Serving:
-    """A listener that is open, and the settings it was made from."""
+    """A listener, the settings it was made from, and what the log has last told of its trouble."""
 
     settings: ListenerSettings
     listener: Listener
+    told: str = ""
+
+
+class Retired:
+    """A backend that is not asked any more.  It is closed in a thread: that asks libvirt, which may hang."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._closing: threading.Thread | None = None
+
+    def close(self) -> None:
+        """Begin to close it, the first time."""
+        if self._closing is None:
+            self._closing = threading.Thread(target=self._backend.close, name="close backend", daemon=True)
+            self._closing.start()
+
+    def wait(self, limit_s: float) -> None:
+        """Wait until it is closed, at most *limit_s*."""
+        if self._closing is not None:
+            self._closing.join(max(0.0, limit_s))
+
+    def is_over(self) -> bool:
+        """Whether it is closed and none of its calls is running."""
+        return self._closing is not None and not self.is_busy()
+
+    def is_busy(self) -> bool:
+        """Whether a thread hangs in it."""
+        return self._backend.is_busy() or (self._closing is not None and self._closing.is_alive())
 
 
 class Daemon:
@@ -72,6 +107,8 @@ class Daemon:
         self._control = ControlSocket(self._plan.settings.daemon.control_socket, self.describe)
         self._started_at = time.time()
         self._serving: list[Serving] = []
+        self._retired: list[Retired] = []
+        self._background: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stop = self._reload = False
 
@@ -82,11 +119,11 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, self._ask, "_stop")
         loop.add_signal_handler(signal.SIGHUP, self._ask, "_reload")
-        await self._control.open()
         links = LinkWatch(self._links_changed)
-        housekeeping = [asyncio.create_task(self._housekeep())]
+        await self._control.open()
+        self._run_beside(self._housekeep())
         if self._manager.watchdog_s:
-            housekeeping.append(asyncio.create_task(self._feed_watchdog(self._manager.watchdog_s / 2)))
+            self._run_beside(self._feed_watchdog(self._manager.watchdog_s / 2))
         try:
             if await self._start():
                 self._manager.ready(self._status())
@@ -95,7 +132,7 @@ class Daemon:
         finally:
             links.close()
             self._control.close()
-            for task in housekeeping:
+            for task in self._background:
                 task.cancel()
             await self._finish()
 
@@ -115,8 +152,9 @@ class Daemon:
         }
 
     def is_busy(self) -> bool:
-        """Whether hypervisor calls are still running that nobody waits for."""
-        return self._backend.is_busy()
+        """Whether threads hang, in a hypervisor or on the disk, that nobody waits for."""
+        hangs = self._backend.is_busy() or any(retired.is_busy() for retired in self._retired)
+        return hangs or self._reception.is_busy()
 
     def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Tell of an error outside any request.
@@ -134,6 +172,12 @@ class Daemon:
         setattr(self, flag, True)
         self._wake.set()
 
+    def _run_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run *work* in a task, until its end or ours."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
     def _load(self) -> assemble.Plan:
         settings = configuration.load(self._path)
         for warning in settings.warnings:
@@ -150,7 +194,7 @@ class Daemon:
         while not self._stop:
             try:
                 await self._check_backend()
-                await self._open_all(self._plan)
+                await self._open_missing(self._plan)
                 return True
             except (ListenError, Unreachable) as error:
                 if not patient:
@@ -174,44 +218,83 @@ class Daemon:
 
     async def _serve(self) -> None:
         while not self._stop:
-            if not self._reload:
+            if self._reload:
+                self._reload = False
+                self._manager.reloading()
+                await self._take_new_settings()
+                self._manager.ready(self._status())
+            elif any(serving.listener.trouble() for serving in self._serving):
+                await self._pause()
+                await self._open_again()
+            else:
                 await self._wake.wait()
                 self._wake.clear()
-                continue
-            self._reload = False
-            self._manager.reloading()
-            await self._take_new_settings()
-            self._manager.ready(self._status())
 
     async def _take_new_settings(self) -> None:
         """Swap to the settings on disk, or keep the present ones if anything about the new ones is wrong."""
         try:
             plan = self._load()
             _refuse_moved_state(self._plan.settings, plan.settings)
+            await self._change_listeners(plan)
         except VmfenceError as error:
             log.error("reload refused, the settings in force stay: %s", error)
             return
-        old = self._plan
-        try:
-            await self._open_all(plan)
-        except ListenError as error:
-            log.error("reload refused, the settings in force stay: %s", error)
-            await self._restore(old)
-            return
-        self._plan = plan
+        old, self._plan = self._plan, plan
         self._swap_backend(plan.settings, old.settings)
         self._service.rules = _rules(plan)
         log.info("reloaded: %s", self._status())
 
-    async def _restore(self, plan: assemble.Plan) -> None:
-        """Open the listeners of *plan* again, however long it takes: they were open a moment ago."""
-        while not self._stop:
+    async def _change_listeners(self, plan: assemble.Plan) -> None:
+        """Make the listeners those of *plan*; unchanged ones are never closed.
+
+        Raises ListenError with those of before in place.  One of them that had to make room may be closed then:
+        _serve() tries to open it.
+        """
+        before = list(self._serving)
+        try:
+            await self._open_missing(plan)
+        except ListenError:
+            for serving in self._serving[len(before) :]:
+                await serving.listener.close()
+            self._serving = before
+            await self._open_again()
+            raise
+        wanted = plan.settings.listeners
+        self._serving = [serving for serving in self._serving if serving.settings in wanted]
+        for serving in before:
+            if serving.settings not in wanted:
+                await serving.listener.close()
+
+    async def _open_missing(self, plan: assemble.Plan) -> None:
+        """Open the listeners of *plan* that are not there yet; all demand then what it says.  Raises ListenError."""
+        wanted = plan.settings.listeners
+        present = [serving.settings for serving in self._serving]
+        for settings, security in zip(wanted, plan.securities):
+            if settings not in present:
+                listener = assemble.make_listener(settings, security, plan.policy, self._reception)
+                in_its_way = [
+                    s for s in self._serving if s.settings not in wanted and _may_collide(s.settings, settings)
+                ]
+                await _open_in_place_of(in_its_way, listener)
+                self._serving.append(Serving(settings, listener))
+        for serving in self._serving:
+            if serving.settings in wanted:
+                security = plan.securities[wanted.index(serving.settings)]
+                serving.listener.secure(security, plan.policy.groups is not None)
+        self._reception.is_silent_about_unknown = plan.settings.daemon.unknown_guest == "ignore"
+
+    async def _open_again(self) -> None:
+        """Try to open the listeners that are closed against their will, each for itself."""
+        for serving in self._serving:
+            if not serving.listener.trouble():
+                continue
             try:
-                await self._open_all(plan)
-                return
+                await serving.listener.open()
             except ListenError as error:
-                log.error("a listener is down, trying on: %s", error)
-            await self._pause()
+                _tell(serving, ": ".join(filter(None, (error.what, error.why))), error.remedy)
+            else:
+                serving.told = ""
+                log.info("listening again: %s", serving.listener.where())
 
     async def _pause(self) -> None:
         """Wait a moment, or for a signal or a change of the interfaces."""
@@ -219,27 +302,19 @@ class Daemon:
             await asyncio.wait_for(self._wake.wait(), _RETRY_S)
         self._wake.clear()
 
-    async def _open_all(self, plan: assemble.Plan) -> None:
-        """Make the open listeners those of *plan*; unchanged ones stay open.  Raises ListenError, some then closed."""
-        wanted = plan.settings.listeners
-        for serving in [s for s in self._serving if s.settings not in wanted]:
-            await serving.listener.close()
-            self._serving.remove(serving)
-        present = [serving.settings for serving in self._serving]
-        for settings, security in zip(wanted, plan.securities):
-            if settings not in present:
-                listener = assemble.make_listener(settings, security, plan.policy, self._reception)
-                await listener.open()
-                self._serving.append(Serving(settings, listener))
-        for serving in self._serving:
-            serving.listener.secure(plan.securities[wanted.index(serving.settings)], plan.policy.groups is not None)
-        self._reception.is_silent_about_unknown = plan.settings.daemon.unknown_guest == "ignore"
-
     def _swap_backend(self, new: Settings, old: Settings) -> None:
         if new.backend == old.backend:
             return
-        retired, self._backend = self._backend, assemble.make_backend(new)
-        self._service.backend = self._backend
+        retired = Retired(self._backend)
+        self._backend = self._service.backend = assemble.make_backend(new)
+        self._retired = [other for other in self._retired if not other.is_over()] + [retired]
+        self._run_beside(self._retire(retired))
+
+    async def _retire(self, retired: Retired) -> None:
+        """Close a backend when the requests that began with it, and their actions, are over."""
+        end = time.monotonic() + _RETIRE_S
+        await self._reception.drain(_RETIRE_S)
+        await self._service.finish(max(0.0, end - time.monotonic()))
         retired.close()
 
     def _status(self) -> str:
@@ -248,16 +323,23 @@ class Daemon:
     def _links_changed(self) -> None:
         for serving in self._serving:
             serving.listener.links_changed()
+            trouble = serving.listener.trouble()
+            if trouble and not serving.told:
+                _tell(serving, trouble)
         self._wake.set()
 
     async def _housekeep(self) -> None:
         expired_at = -_EXPIRE_EVERY_S
         while True:
-            for line in self._reception.rejects.flush(time.monotonic()):
-                log.warning("%s", line)
-            if time.monotonic() - expired_at >= _EXPIRE_EVERY_S:
-                expired_at = time.monotonic()
-                await self._reception.expire_signatures(self._plan.key_ids())
+            try:
+                for line in self._reception.rejects.flush(time.monotonic()):
+                    log.warning("%s", line)
+                if time.monotonic() - expired_at >= _EXPIRE_EVERY_S:
+                    expired_at = time.monotonic()
+                    await self._reception.expire_signatures(self._plan.key_ids())
+            except Exception:
+                # The process keeps serving: a defect of ours costs one round, aloud.
+                log.exception("housekeeping failed")
             await asyncio.sleep(_TICK_S)
 
     async def _feed_watchdog(self, interval_s: float) -> None:
@@ -275,12 +357,45 @@ class Daemon:
         left = await self._service.finish(end - time.monotonic())
         if left:
             log.error("stopped with %d actions under way", left)
-        self._backend.close()
+        await self._close_backends()
         self._reception.close()
+
+    async def _close_backends(self) -> None:
+        """Close what is left, waiting a moment: libvirtd complains in its log of those who just go away."""
+        self._retired.append(Retired(self._backend))
+        for retired in self._retired:
+            retired.close()
+        end = time.monotonic() + _CLOSE_S
+        for retired in self._retired:
+            await asyncio.get_running_loop().run_in_executor(None, retired.wait, end - time.monotonic())
 
 
 def _describe(listener: Listener) -> dict[str, Any]:
     return {"where": listener.where(), "is_open": not listener.trouble(), "trouble": listener.trouble()}
+
+
+def _tell(serving: Serving, trouble: str, remedy: str = "") -> None:
+    """Log why no request can arrive at a listener, unless the log has it."""
+    if trouble != serving.told:
+        serving.told = trouble
+        log.error("no request can arrive at %s: %s", serving.listener.where(), ListenError(trouble, "", remedy))
+
+
+def _may_collide(one: ListenerSettings, other: ListenerSettings) -> bool:
+    """Whether two listeners may want the same address, in whatever way it is written."""
+    return one.name == other.name and getattr(one, "port", None) == getattr(other, "port", None)
+
+
+async def _open_in_place_of(in_its_way: list[Serving], listener: Listener) -> None:
+    """Open *listener*; those *in_its_way* are closed for it only if they are.  Raises ListenError."""
+    try:
+        await listener.open()
+    except ListenError as error:
+        if not in_its_way or not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
+            raise
+        for serving in in_its_way:
+            await serving.listener.close()
+        await listener.open()
 
 
 def _rules(plan: assemble.Plan) -> Rules:

@@ -6,6 +6,7 @@ cut short costs itself alone: the next one begins on a line of its own, and read
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -49,9 +50,7 @@ class History:
     def add(self, event: Event) -> None:
         """Append *event*; on return it is on the disk.  Raises OSError."""
         if os.fstat(self._file).st_size >= FILE_BYTES_MAX:
-            os.replace(self._path, f"{self._path}.1")
-            os.close(self._file)
-            self._file = self._open()
+            self._begin_anew()
         kept = replace(event, guest=event.guest[:TEXT_MAX], detail=event.detail[:TEXT_MAX])
         os.write(self._file, json.dumps(asdict(kept), ensure_ascii=True).encode() + b"\n")
         os.fdatasync(self._file)
@@ -60,11 +59,23 @@ class History:
         """Close the file."""
         os.close(self._file)
 
+    def _begin_anew(self) -> None:
+        """Make the file the old one.  Raises OSError with the descriptor still ours: the next event tries again."""
+        with contextlib.suppress(FileNotFoundError):  # so it is when the last try got no further than this
+            os.replace(self._path, f"{self._path}.1")
+        new = self._open()
+        os.close(self._file)
+        self._file = new
+
     def _open(self) -> int:
         descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            os.write(descriptor, b"\n")
+        try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                os.write(descriptor, b"\n")
+        except OSError:
+            os.close(descriptor)
+            raise
         return descriptor
 
 

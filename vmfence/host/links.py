@@ -7,16 +7,21 @@ import errno
 import socket
 from typing import Callable
 
+from vmfence.errors import ListenError
+
 _RTMGRP_LINK = 1
 
 
 class LinkWatch:
-    """Calls *changed* after every change; several at once are one call."""
+    """Calls *changed* after every change; several at once are one call.  Raises ListenError."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0)
-        self._socket.bind((0, _RTMGRP_LINK))
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+            self._socket.bind((0, _RTMGRP_LINK))
+        except OSError as error:
+            raise ListenError("cannot watch the network interfaces", error.strerror or str(error)) from error
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
 
     def close(self) -> None:

@@ -2,7 +2,8 @@
 
 The socket is bound to the group and takes only what arrives on its interface (IP_MULTICAST_ALL off): neither unicast
 packets nor other interfaces' groups.  The kernel forgets a membership with its interface and tells no socket, so
-links_changed() opens the socket anew whenever the interface has another index or came up again.
+links_changed() opens the socket anew whenever the interface has another index or came up again.  What cannot be
+opened stays closed, with trouble(), until the daemon calls open() again.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ import asyncio
 import contextlib
 import difflib
 import errno
+import fcntl
 import ipaddress
 import logging
+import os
 import socket
 import struct
 import time
+from dataclasses import dataclass
+from typing import Any
 
 from vmfence.config.settings import MulticastSettings
 from vmfence.errors import ListenError, PacketError, VmfenceError
@@ -33,6 +38,19 @@ _RECEIVE_BUFFER_BYTES = 4 << 20
 _SO_RCVBUFFORCE = 33
 _IP_MULTICAST_ALL, _IPV6_MULTICAST_ALL = 49, 29
 _FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
+_SIOCGIFFLAGS, _SIOCGIFINDEX = 0x8913, 0x8933  # netdevice(7)
+_IFREQ = "=16s24x"
+_NAME_BYTES_MAX = 15
+_IFF_UP = 1
+_NO_SUCH_DEVICE = (errno.ENODEV, errno.ENXIO, errno.ENOENT)
+
+
+@dataclass(frozen=True)
+class Link:
+    """An interface as the kernel has it now."""
+
+    index: int
+    is_up: bool
 
 
 class MulticastListener:
@@ -42,7 +60,8 @@ class MulticastListener:
         self.settings = settings
         self._security, self._has_groups, self._reception = security, has_groups, reception
         self._socket: socket.socket | None = None
-        self._link: tuple[int, bool] | None = None
+        self._link: Link | None = None
+        self._trouble = "closed"
 
     def where(self) -> str:
         """Return group, port and interface."""
@@ -51,12 +70,11 @@ class MulticastListener:
 
     async def open(self) -> None:
         """Join the group.  Raises ListenError."""
-        self._link = _link_state(self.settings.interface)
         self._listen()
 
     def trouble(self) -> str:
         """Return why no request can arrive at the moment, or nothing."""
-        return "" if self._socket is not None else f"interface {self.settings.interface} is not there"
+        return "" if self._socket is not None else self._trouble
 
     def secure(self, security: Security, has_groups: bool) -> None:
         """Demand *security* from the next request on."""
@@ -65,28 +83,45 @@ class MulticastListener:
     async def close(self) -> None:
         """Leave the group."""
         self._shut()
+        self._trouble = "closed"
 
     def links_changed(self) -> None:
-        """Join again when the interface was made anew or has come up; without one, when the kernel may choose anew."""
-        link = _link_state(self.settings.interface)
-        if self.settings.interface is not None and link == self._link:
+        """Join again when the interface was made anew or has come up; without one, when the kernel may choose anew.
+
+        While the kernel cannot say what has changed, nothing has.
+        """
+        if self._socket is None or (self.settings.interface and not self._has_to_join(self.settings.interface)):
             return
-        self._link = link
         self._shut()
-        if self.settings.interface is not None and link is None:
-            log.error("interface %s is gone: no request can arrive until it is back", self.settings.interface)
-            return
-        try:
+        with contextlib.suppress(ListenError):  # told by trouble()
             self._listen()
-        except ListenError as error:
-            self._link = None  # tried again at the next change
-            log.error("%s", error)
-            return
-        log.log(logging.INFO if link else logging.DEBUG, "joined again: %s", self.where())
+            log.log(logging.INFO if self._link else logging.DEBUG, "joined again: %s", self.where())
+
+    def _has_to_join(self, interface: str) -> bool:
+        """Whether the membership is not what it was; one whose interface is gone is ended."""
+        assert self._socket is not None
+        try:
+            link = _look_up(self._socket, interface)
+        except OSError as error:
+            log.error("cannot look at interface %s: %s", interface, error.strerror)
+            return False
+        if link is None:
+            self._shut()
+            self._note(_gone(interface))
+            return False
+        before, self._link = self._link, link
+        return before is None or link.index != before.index or (link.is_up and not before.is_up)
 
     def _listen(self) -> None:
-        self._socket = _listening_socket(self.settings)
+        try:
+            self._socket, self._link = _listening_socket(self.settings, self._link is not None)
+        except ListenError as error:
+            self._note(error)
+            raise
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
+
+    def _note(self, error: ListenError) -> None:
+        self._trouble = ": ".join(filter(None, (error.what, error.why)))
 
     def _shut(self) -> None:
         if self._socket is not None:
@@ -108,22 +143,36 @@ class MulticastListener:
                 return
             self._take(packet, source)
 
-    def _take(self, packet: bytes, source: tuple[str, int]) -> None:
-        sender = source[0].partition("%")[0]
+    def _take(self, packet: bytes, source: tuple[Any, ...]) -> None:
+        sender = self._with_zone(source)
         try:
             verified = check_packet(packet, self._security, time.monotonic())
-            claimed = _call_back_address(verified.request, sender, self._has_groups)
+            self._reception.refuse_recent(verified)
+            claimed = _call_back_address(verified.request, source[0], self._has_groups)
         except VmfenceError as error:
             self._reception.reject(f"{sender} (multicast)", error)
             return
-        origin = sender if claimed == sender else f"{sender} (claims {claimed})"
-        self._reception.spawn(origin, lambda: self._serve(verified, claimed, sender))
+        differs = claimed != source[0]
+        origin = Origin("multicast", sender, claimed=claimed if differs else None)
+        known_as = f"{sender} (claims {claimed})" if differs else sender
+        self._reception.spawn(known_as, lambda: self._serve(verified, claimed, origin))
 
-    async def _serve(self, verified: Verified, claimed: str, sender: str) -> None:
+    def _with_zone(self, source: tuple[Any, ...]) -> str:
+        """Return the sender's address; a link-local one with its interface, as access rules name it."""
+        if len(source) < 4 or not source[3]:
+            return str(source[0])
+        zone = self.settings.interface
+        if zone is None:
+            try:
+                zone = socket.if_indextoname(source[3])
+            except OSError:
+                zone = str(source[3])
+        return f"{source[0]}%{zone}"
+
+    async def _serve(self, verified: Verified, claimed: str, origin: Origin) -> None:
         async with self._reception.admitted(verified, claimed) as admission:
             reader, writer = await self._call_back(claimed, verified.request.port)
             try:
-                origin = Origin("multicast", sender, claimed=claimed)
                 await self._reception.converse(admission, self._security, origin, reader, writer)
             finally:
                 await hang_up(writer)
@@ -143,7 +192,8 @@ class MulticastListener:
 
 def _uncalled(address: str, port: int, reason: str) -> VmfenceError:
     remedy = f"see that the guest's firewall admits TCP {port} from this host"
-    return VmfenceError(f"cannot call back {address} port {port}", reason, remedy)
+    # Address and port stand in the reason: what is counted and held back in the log must be of few kinds.
+    return VmfenceError("cannot call back", f"{address} port {port}: {reason}", remedy)
 
 
 def _call_back_address(request: Request, sender: str, has_groups: bool) -> str:
@@ -166,41 +216,90 @@ def _call_back_address(request: Request, sender: str, has_groups: bool) -> str:
     return str(address)
 
 
-def _link_state(interface: str | None) -> tuple[int, bool] | None:
-    """Return index and "is up" of *interface*, or None when it does not exist."""
-    if interface is None:
+def _look_up(asking: socket.socket, interface: str) -> Link | None:
+    """Return what the kernel tells any socket of *interface*, None when there is none.  Raises OSError."""
+    name = os.fsencode(interface)
+    if len(name) > _NAME_BYTES_MAX:
         return None
+    request = struct.pack(_IFREQ, name)
     try:
-        index = socket.if_nametoindex(interface)
-        with open(f"/sys/class/net/{interface}/flags", encoding="ascii") as file:
-            return index, bool(int(file.read(), 16) & 1)
-    except (OSError, ValueError):
-        return None
+        (index,) = struct.unpack_from("=i", fcntl.ioctl(asking, _SIOCGIFINDEX, request), 16)
+        (flags,) = struct.unpack_from("=H", fcntl.ioctl(asking, _SIOCGIFFLAGS, request), 16)
+    except OSError as error:
+        if error.errno in _NO_SUCH_DEVICE:
+            return None
+        raise
+    return Link(index, bool(flags & _IFF_UP))
 
 
-def _listening_socket(settings: MulticastSettings) -> socket.socket:
-    """Return a socket that has joined the group.  Raises ListenError."""
-    index = _interface_index(settings.interface)
-    family = _FAMILIES[settings.family]
-    listening = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+def _listening_socket(settings: MulticastSettings, was_there: bool) -> tuple[socket.socket, Link | None]:
+    """Return a socket that has joined the group, and the interface that it is joined on.  Raises ListenError.
+
+    *was_there*: the interface is known to be spelt right.
+    """
     try:
-        _widen(listening)
-        if family == socket.AF_INET:
-            listening.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
-            listening.bind((settings.address, settings.port))
-            group = struct.pack("=4s4si", socket.inet_aton(settings.address), bytes(4), index)
-            listening.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
+        listening = socket.socket(_FAMILIES[settings.family], socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        raise _refused(settings, error) from error
+    try:
+        link = None if settings.interface is None else _existing(listening, settings.interface, was_there)
+        _join(listening, settings, link)
+    except ListenError:
+        listening.close()
+        raise
+    except OSError as error:
+        listening.close()
+        raise _refused(settings, error) from error
+    return listening, link
+
+
+def _refused(settings: MulticastSettings, error: OSError) -> ListenError:
+    hint = "" if settings.interface else "set interface to the bridge of the guests"
+    if error.errno == errno.EADDRINUSE:
+        hint = "another daemon listens there: stop fence_virtd, or use another port"
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = "raise the limit of open files (LimitNOFILE)"
+    where = f"{settings.address} port {settings.port}"
+    return ListenError(f"cannot listen to {where}", error.strerror or str(error), hint)
+
+
+def _existing(asking: socket.socket, interface: str, was_there: bool) -> Link:
+    """Return *interface*.  Raises OSError, and ListenError when there is none, with the nearest name."""
+    link = _look_up(asking, interface)
+    if link is not None:
+        return link
+    if was_there:
+        raise _gone(interface)
+    names = [name for _, name in socket.if_nameindex()]
+    near = difflib.get_close_matches(interface, names, 1)
+    remedy = f"did you mean {near[0]}" if near else f"there are: {', '.join(names)}"
+    raise ListenError(f"interface {interface} does not exist", "", remedy)
+
+
+def _gone(interface: str) -> ListenError:
+    return ListenError(f"interface {interface} is gone")
+
+
+def _join(listening: socket.socket, settings: MulticastSettings, link: Link | None) -> None:
+    """Join the group on *link*.  Raises OSError, and ListenError when that has just vanished."""
+    index = link.index if link else 0
+    _widen(listening)
+    try:
+        if listening.family == socket.AF_INET:
+            _join_ipv4(listening, settings, index)
         else:
             _join_ipv6(listening, settings, index)
     except OSError as error:
-        listening.close()
-        hint = "" if settings.interface else "set interface to the bridge of the guests"
-        if error.errno == errno.EADDRINUSE:
-            hint = "another daemon listens there: stop fence_virtd, or use another port"
-        raise ListenError(
-            f"cannot listen to {settings.address} port {settings.port}", error.strerror or str(error), hint
-        ) from error
-    return listening
+        if error.errno in _NO_SUCH_DEVICE and settings.interface and _look_up(listening, settings.interface) != link:
+            raise _gone(settings.interface) from error
+        raise
+
+
+def _join_ipv4(listening: socket.socket, settings: MulticastSettings, index: int) -> None:
+    listening.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+    listening.bind((settings.address, settings.port))
+    group = struct.pack("=4s4si", socket.inet_aton(settings.address), bytes(4), index)
+    listening.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
 
 
 def _join_ipv6(listening: socket.socket, settings: MulticastSettings, index: int) -> None:
@@ -218,16 +317,3 @@ def _widen(listening: socket.socket) -> None:
         listening.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
     except OSError:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-
-
-def _interface_index(interface: str | None) -> int:
-    """Return the kernel's number of *interface*, 0 for none.  Raises ListenError with the nearest name."""
-    if interface is None:
-        return 0
-    try:
-        return socket.if_nametoindex(interface)
-    except OSError:
-        names = [name for _, name in socket.if_nameindex()]
-        near = difflib.get_close_matches(interface, names, 1)
-        remedy = f"did you mean {near[0]}" if near else f"there are: {', '.join(names)}"
-        raise ListenError(f"interface {interface} does not exist", "", remedy) from None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
 import time
 from collections import OrderedDict
+from typing import Any
 
 from vmfence.config.settings import TcpSettings
 from vmfence.errors import ListenError, PacketError, VmfenceError
@@ -66,7 +68,7 @@ class TcpListener:
         if peer is None:
             writer.transport.abort()
             return
-        address = str(peer[0]).removeprefix("::ffff:") if "." in str(peer[0]) else str(peer[0])
+        address = _address(peer)
         try:
             packet = await self._read_packet(reader, writer)
             verified = check_packet(packet, self._security, time.monotonic())
@@ -111,6 +113,15 @@ class TcpListener:
             await hang_up(writer)
 
 
+def _address(peer: tuple[Any, ...]) -> str:
+    """Return the address of a peer's socket name: IPv4 as such, a link-local one with its interface."""
+    text = str(peer[0])
+    if len(peer) == 4 and peer[3]:
+        with contextlib.suppress(OSError):  # the interface has just gone
+            return f"{text}%{socket.if_indextoname(peer[3])}"
+    return text.removeprefix("::ffff:") if "." in text else text
+
+
 def _listening_socket(settings: TcpSettings) -> socket.socket:
     """Return a bound socket.  Raises ListenError."""
     family = socket.AF_INET6 if settings.family == "ipv6" else socket.AF_INET
@@ -125,6 +136,7 @@ def _listening_socket(settings: TcpSettings) -> socket.socket:
             # fence_virtd at "::" serves IPv4 too, and a file that names it must go on doing so.
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(settings.address != "::"))
         listening.bind(found[0][4])
+        listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
         remedy = {
