@@ -194,8 +194,8 @@ def test_d20_an_address_that_does_not_exist_delays_nobody(
         sender.call(wire.send_datagram, packet, wire.GROUP, wire.PORT, sender.ipv4)
     words = ("-k", str(both.key), "-o", "status", "-n", BETA)
     assert vmfence.fence(*words, netns=bridge.guests[0]).exit == 0
-    assert both.told("cannot call back 10.88.0.2") == 0, "the disturbance was over before: that shows nothing"
-    both.wait_told("cannot call back 10.88.0.219")
+    assert both.told("cannot call back. 10.88.0.2") == 0, "the disturbance was over before: that shows nothing"
+    both.wait_told("cannot call back. 10.88.0.219")
     assert both.state(ALPHA) == ON
 
 

@@ -210,7 +210,7 @@ def test_wrong_addresses_and_ports(rig: Rig, datagrams: Datagrams) -> None:
 
 def test_a_call_back_that_is_refused(rig: Rig, datagrams: Datagrams, bridge: Bridge) -> None:
     datagrams.send(datagrams.packet(wire.OFF, ALPHA, port=9))
-    rig.wait_told(f"cannot call back {bridge.guests[0].ipv4} port 9: Connection refused".split(":")[0])
+    rig.wait_told(f"cannot call back. {bridge.guests[0].ipv4} port 9: Connection refused".split(":")[0])
 
 
 NAMES = [
