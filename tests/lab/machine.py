@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from .libvirtd import Libvirtd
@@ -22,6 +23,17 @@ from .waiting import LabError, wait_until
 BOOTED_WITHIN = 60.0  # seconds
 PROGRAMS = ("systemd-nspawn", "nsenter", "chroot")
 PROJECT = Path(__file__).parents[2]
+# Where the machine has our programs: services have a /tmp of their own, and the checkout may be anywhere.
+PROGRAM = "/opt/vmfence/bin/vmfence"
+SOURCE, PACKAGES = "/opt/vmfence/source", "/opt/vmfence/packages"
+LAUNCHER = f"""#!{Path(sys.executable).resolve()}
+import sys
+
+sys.path[:0] = [{SOURCE!r}, {PACKAGES!r}]
+from vmfence.cli.entry import main
+
+sys.exit(main())
+"""
 # What would find or make guests of its own.
 MASKED = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd.service")
 # The machine's own settings must not decide what a test sees.
@@ -68,6 +80,7 @@ class Bare:
     def __enter__(self) -> Bare:
         try:
             self._start()
+            self.write(PROGRAM, LAUNCHER, 0o755)
         except BaseException:
             self.__exit__()
             raise
@@ -117,7 +130,7 @@ class Bare:
 
     def _binds(self) -> dict[str, str]:
         """Return what the overlay does not show where it lies on another disk, and libvirt's sockets."""
-        ours = {str(path): str(path) for path in (PROJECT, Path(sys.prefix), Path(sys.base_prefix))}
+        ours = {str(PROJECT): SOURCE, sysconfig.get_path("platlib"): PACKAGES, sys.base_prefix: sys.base_prefix}
         ours.pop("/usr", None)
         return {**ours, str(self._libvirtd.run_folder): "/run/libvirt"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Coroutine, Iterator
 from contextlib import closing
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from vmfence.protocol.reply import Code, State
 from vmfence.protocol.request import Action, Request
 
 T = TypeVar("T")
-TRANSIENT = "<domain type='test'><name>tran</name><memory>1024</memory><os><type>hvm</type></os></domain>"
+TRANSIENT = "<domain type='test'><name>{name}</name><memory>1024</memory><os><type>hvm</type></os></domain>"
 NOWHERE = "qemu+unix:///system?socket=/nonexistent/libvirt-sock"
 CALLER = Caller(Origin("tcp", "127.0.0.1"), None, lambda: False)
 
@@ -45,8 +46,13 @@ def backend() -> Iterator[LibvirtBackend]:
         yield made
 
 
-async def make_transient(backend: LibvirtBackend) -> None:
-    await backend._hypervisors[0].call(lambda connection: connection.createXML(TRANSIENT), end())
+@pytest.fixture
+def transient(backend: LibvirtBackend) -> str:
+    """A running guest without a definition.  The default world of the test driver is shared by all of a process."""
+    name = f"tran-{uuid.uuid4()}"
+    xml = TRANSIENT.format(name=name)
+    run(backend._hypervisors[0].call(lambda connection: connection.createXML(xml) and None, end()))
+    return name
 
 
 def ask(backend: LibvirtBackend, action: Action, target: str) -> Coroutine[Any, Any, Code]:
@@ -71,36 +77,34 @@ def test_nothing_is_changed_that_is_not_wanted_any_more(backend: LibvirtBackend)
     run(scenario())
 
 
-def test_a_transient_guest_that_we_ended_is_unknown_and_never_off(backend: LibvirtBackend) -> None:
+def test_a_transient_guest_that_we_ended_is_unknown_and_never_off(backend: LibvirtBackend, transient: str) -> None:
     async def scenario() -> None:
-        await make_transient(backend)
-        assert await ask(backend, Action.OFF, "tran") is Code.SUCCESS
-        assert await ask(backend, Action.STATUS, "tran") is Code.FAILURE
-        assert not await Service(backend, Rules(Policy(None))).knows("tran", end())
+        assert await ask(backend, Action.OFF, transient) is Code.SUCCESS
+        assert await ask(backend, Action.STATUS, transient) is Code.FAILURE
+        assert not await Service(backend, Rules(Policy(None))).knows(transient, end())
         with pytest.raises(GuestNotFound):
-            await backend.find("tran", end())
-        assert await ask(backend, Action.OFF, "tran") is Code.SUCCESS, "a fence that is asked for again"
-        assert await ask(backend, Action.ON, "tran") is Code.SUCCESS
-        assert (await backend.find("tran", end())).is_running
+            await backend.find(transient, end())
+        assert await ask(backend, Action.OFF, transient) is Code.SUCCESS, "a fence that is asked for again"
+        assert await ask(backend, Action.ON, transient) is Code.SUCCESS
+        assert (await backend.find(transient, end())).is_running
 
     run(scenario())
 
 
-def test_a_transient_guest_survives_reboots_while_others_look(backend: LibvirtBackend) -> None:
+def test_a_transient_guest_survives_reboots_while_others_look(backend: LibvirtBackend, transient: str) -> None:
     async def scenario() -> None:
-        await make_transient(backend)
         over = asyncio.Event()
 
         async def look() -> None:
             while not over.is_set():
-                await ask(backend, Action.STATUS, "tran")
+                await ask(backend, Action.STATUS, transient)
 
         lookers = [asyncio.create_task(look()) for _ in range(8)]
-        codes = [await ask(backend, Action.REBOOT, "tran") for _ in range(20)]
+        codes = [await ask(backend, Action.REBOOT, transient) for _ in range(20)]
         over.set()
         await asyncio.gather(*lookers)
         assert set(codes) == {Code.SUCCESS}
-        assert (await backend.find("tran", end())).state is State.RUNNING
+        assert (await backend.find(transient, end())).state is State.RUNNING
 
     run(scenario())
 

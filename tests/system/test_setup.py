@@ -21,7 +21,7 @@ from lab import machine as lab_machine
 from lab.hypervisor import Hypervisor
 from lab.machine import Bare, Machine
 from lab.net import Bridge
-from lab.ours import READY, CommandLine
+from lab.ours import READY
 from lab.process import Daemon, Result, clean_environment, run_client
 from lab.reference import FENCE_XVM, config_text, write_key
 from lab.waiting import wait_until
@@ -90,18 +90,18 @@ def hypervisor(tmp_path_factory: pytest.TempPathFactory, bridge: Bridge) -> Iter
 
 
 @pytest.fixture
-def host(tmp_path: Path, bridge: Bridge, hypervisor: Hypervisor, vmfence: CommandLine) -> Iterator[Host]:
+def host(tmp_path: Path, bridge: Bridge, hypervisor: Hypervisor) -> Iterator[Host]:
     """A machine with systemd."""
     with Machine(tmp_path / "machine", bridge.host, hypervisor) as machine:
         machine.ok("systemctl", "disable", "fence_virtd")
-        yield Host(machine, bridge, tmp_path, vmfence.vmfence)
+        yield Host(machine, bridge, tmp_path, lab_machine.PROGRAM)
 
 
 @pytest.fixture
-def bare(tmp_path: Path, bridge: Bridge, hypervisor: Hypervisor, vmfence: CommandLine) -> Iterator[Host]:
+def bare(tmp_path: Path, bridge: Bridge, hypervisor: Hypervisor) -> Iterator[Host]:
     """A machine without systemd."""
     with Bare(tmp_path / "machine", bridge.host, hypervisor) as machine:
-        yield Host(machine, bridge, tmp_path, vmfence.vmfence)
+        yield Host(machine, bridge, tmp_path, lab_machine.PROGRAM)
 
 
 def test_a_new_host_serves_its_guests(host: Host) -> None:
@@ -151,7 +151,7 @@ def test_the_service_reloads_restarts_and_stops(host: Host) -> None:
     machine = host.machine
     machine.ok("systemctl", "reload", "vmfence")
     assert host.seen() == GUESTS
-    machine.ok("systemctl", "kill", "--signal=KILL", "vmfence")
+    machine.ok("systemctl", "kill", "--kill-who=main", "--signal=KILL", "vmfence")
     wait_until(lambda: machine.property("NRestarts") == "1", what="a restart after its death")
     wait_until(lambda: machine.property("ActiveState") == "active", what="the daemon back")
     assert host.seen() == GUESTS
@@ -297,9 +297,7 @@ def test_a_packaged_unit_is_left_alone(host: Host) -> None:
     assert host.seen() == GUESTS
 
 
-def test_the_guests_of_a_users_session_are_found_and_served(
-    tmp_path: Path, bridge: Bridge, vmfence: CommandLine
-) -> None:
+def test_the_guests_of_a_users_session_are_found_and_served(tmp_path: Path, bridge: Bridge) -> None:
     """libvirt of a user, whose folder is closed even to a root without rights: the unit gets the one it needs."""
     with (
         Hypervisor(tmp_path / "libvirt", bridge.host) as empty,
@@ -316,7 +314,7 @@ def test_the_guests_of_a_users_session_are_found_and_served(
         wait_until(lambda: machine.run("virsh", "-c", uri, "version").exit == 0, what="the user's libvirt")
         machine.write("/run/desk.xml", DESK)
         machine.ok("virsh", "-c", uri, "define", "/run/desk.xml")
-        report = Host(machine, bridge, tmp_path, vmfence.vmfence).report()
+        report = Host(machine, bridge, tmp_path, lab_machine.PROGRAM).report()
     assert report["steps"]["libvirt"]["what"].startswith(f"{uri}: QEMU")
     assert "answers with 1 guest" in report["steps"]["check"]["what"]
     assert report["next"] == ["vmfence list -T 10.0.2.2"]

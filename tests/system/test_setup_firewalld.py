@@ -12,7 +12,6 @@ from lab import machine as lab_machine
 from lab.hypervisor import Hypervisor
 from lab.machine import Machine
 from lab.net import Bridge
-from lab.ours import CommandLine
 from lab.process import run_client
 from lab.reference import FENCE_XVM, write_key
 from lab.requirements import SYSTEM_PATH
@@ -46,11 +45,9 @@ def seen(machine: Machine, bridge: Bridge, folder: Path, timeout_s: int = 4) -> 
     return run_client(FENCE_XVM, words, netns=bridge.guests[0]).stdout.startswith("vm-01 ")
 
 
-def test_the_zone_of_the_bridge_lets_requests_in(
-    machine: tuple[Machine, Bridge], tmp_path: Path, vmfence: CommandLine
-) -> None:
+def test_the_zone_of_the_bridge_lets_requests_in(machine: tuple[Machine, Bridge], tmp_path: Path) -> None:
     host, bridge = machine
-    setup = [vmfence.vmfence, "host", "setup"]
+    setup = [lab_machine.PROGRAM, "host", "setup"]
 
     closed = host.run(*setup, "--no-firewall")
     assert closed.exit == 1 and "gave no answer to a request of this host" in closed.stderr
@@ -77,16 +74,14 @@ def test_the_zone_of_the_bridge_lets_requests_in(
     assert "Nothing was changed: all was as it must be." in host.ok(*setup)
 
 
-def test_another_port_is_opened_by_number(
-    machine: tuple[Machine, Bridge], tmp_path: Path, vmfence: CommandLine
-) -> None:
+def test_another_port_is_opened_by_number(machine: tuple[Machine, Bridge], tmp_path: Path) -> None:
     host, _ = machine
     text = """fence_virtd { listener = "tcp"; backend = "libvirt"; }
     listeners { tcp { address = "10.88.0.1"; port = "1300"; } }
     backends { libvirt { uri = "qemu:///system"; } }
     """
     host.write("/etc/vmfence.conf", text)
-    told = [vmfence.vmfence, "host", "setup", "--no-service", "--no-check"]
+    told = [lab_machine.PROGRAM, "host", "setup", "--no-service", "--no-check"]
     assert "firewalld zone libvirt lets in TCP 1300 on br0" in host.ok(*told)
     for where in ([], ["--permanent"]):
         assert host.ok("firewall-cmd", *where, "--zone=libvirt", "--query-port=1300/tcp").strip() == "yes"
