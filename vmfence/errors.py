@@ -97,6 +97,12 @@ class ConfigError(VmfenceError):
         super().__init__(f"{path}:{line}: {what}" if line else f"{path}: {what}", remedy=remedy)
 
 
+class ConfigNotPermitted(ConfigError):
+    """This user may not read the configuration file."""
+
+    exit_code = 3
+
+
 class ConfigErrors(VmfenceError):
     """All faults found in one configuration file, in file order; never empty."""
 

@@ -102,6 +102,7 @@ def create(path: str, size_bytes: int = KEY_BYTES_MAX, replace: bool = False) ->
     The file appears whole or not at all, and is on the disk on return.  One that is there is kept: KeyFileError, or
     with *replace* a copy named after the date.  Raises KeyFileError when anything cannot be written.
     """
+    _refuse_foreign(path)
     folder = os.path.dirname(os.path.abspath(path))
     temporary = os.path.join(folder, f".{os.path.basename(path)}.{os.getpid()}.new")
     key = os.urandom(size_bytes)
@@ -119,6 +120,16 @@ def create(path: str, size_bytes: int = KEY_BYTES_MAX, replace: bool = False) ->
     except OSError as error:
         raise KeyFileError(f"cannot make the key {path}", error.strerror or str(error)) from error
     return key
+
+
+def _refuse_foreign(path: str) -> None:
+    """Raise KeyFileError when something is at *path* that is no file: a folder, a device, a link to elsewhere."""
+    try:
+        is_file = stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return
+    if not is_file:
+        raise KeyFileError(f"{path} is no regular file", "", "name the file that is to hold the key")
 
 
 def _write(path: str, content: bytes) -> None:

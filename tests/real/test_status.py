@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import stat
 from collections.abc import Iterator
@@ -183,7 +184,7 @@ def test_a_killed_daemons_socket_is_taken_over(world: World) -> None:
 def test_a_second_daemon_does_not_take_the_socket(world: World, vmfence: CommandLine) -> None:
     result = vmfence.run("host", "daemon", "-f", str(world.config))
     assert result.exit == 1
-    assert "cannot open the control socket" in result.stderr
+    assert result.stderr.startswith("error: another vmfence daemon runs and has ")
     assert world.status()["pid"] == world.daemon.pid
 
 
@@ -245,3 +246,43 @@ def test_keygen_refuses_what_everybody_may_use(tmp_path: Path, vmfence: CommandL
     result = vmfence.run("host", "keygen", "--check", str(path))
     assert result.exit == 1
     assert f"chmod 0600 {path}" in result.stderr
+
+
+def test_status_tells_what_was_changed_since_it_was_read(world: World) -> None:
+    assert world.status()["stale"] == []
+    write_key(world.key)
+    assert world.status()["stale"] == [str(world.key)]
+    assert f"changed since the daemon read it: {world.key}" in world.show("status").stdout
+    world.daemon.signal(signal.SIGHUP)
+    world.daemon.wait_for_line("reloaded: ")
+    assert world.status()["stale"] == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "fifo"])
+def test_keygen_replaces_nothing_but_files(tmp_path: Path, vmfence: CommandLine, kind: str) -> None:
+    path, other = tmp_path / "key", tmp_path / "other"
+    {"folder": path.mkdir, "link": lambda: path.symlink_to(other), "fifo": lambda: os.mkfifo(path)}[kind]()
+    for force in ((), ("--force",)):
+        result = vmfence.run("host", "keygen", *force, str(path))
+        assert (result.exit, "is no regular file" in result.stderr) == (1, True)
+    assert not path.is_file()
+    assert not other.exists()
+
+
+@pytest.mark.parametrize("content", ["fence_virtd { }", "12 monkeys", "0x1F"])
+def test_a_pid_file_that_holds_something_else_is_left_alone(world: World, content: str) -> None:
+    precious = world.folder / "precious"
+    precious.write_text(content)
+    world.daemon.stop()
+    result = world.vmfence.run("host", "daemon", "-f", str(world.config), "-p", str(precious))
+    assert (result.exit, precious.read_text()) == (1, content)
+    assert f"{precious} is no pid file" in result.stderr
+
+
+def test_an_old_pid_file_is_taken_over(world: World) -> None:
+    old = world.folder / "pid"
+    old.write_text("4711\n")
+    world.daemon.stop()
+    with world.vmfence.daemon(world.config, options=("-p", str(old))) as daemon:
+        assert old.read_text() == str(daemon.pid)
+    assert not old.exists()

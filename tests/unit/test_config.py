@@ -771,3 +771,11 @@ def test_targets_that_match_what_nobody_has_are_warned_of(target: str) -> None:
     found = settings(base(rest=f'groups {{ group {{ ip = "10.0.0.1"; uuid = "{target}"; }} }}'))
     (warning,) = found.warnings
     assert "matches a guest of that very name alone" in str(warning)
+
+
+def test_a_link_local_source_needs_its_interface() -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        settings(base(rest='groups { group { ip = "fe80::1"; uuid = "a"; } }'))
+    (fault,) = caught.value.faults
+    assert "means nothing without its interface" in str(fault)
+    assert "fe80::1%br0" in fault.remedy

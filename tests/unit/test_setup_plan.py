@@ -11,7 +11,7 @@ from vmfence.config import settings as configuration
 from vmfence.config.grammar import parse
 from vmfence.config.settings import MulticastSettings, Settings, TcpSettings
 from vmfence.errors import ConfigError, KeyFileError, UsageError, VmfenceError
-from vmfence.host import ground, unit
+from vmfence.host import choice, ground, unit
 from vmfence.host.backends.inventory import GuestFacts, Inventory
 from vmfence.host.choice import Choice, Ground, Wishes, choose
 from vmfence.host.firewall import Firewall
@@ -412,3 +412,15 @@ def test_the_sample_of_a_package_that_was_never_used_is_passed_over(tmp_path: Pa
     assert not ground.is_unused_sample(changed)
     (tmp_path / "key").write_bytes(b"x" * 64)
     assert not ground.is_unused_sample(settings)
+
+
+def test_rules_that_name_nobody_are_doubted() -> None:
+    rules = 'groups { group { name = "web"; ip = "10.0.0.1"; uuid = "alpha"; uuid = "a1pha"; uuid = "ALPHA"; } }'
+    text = f'fence_virtd {{ listener = "tcp"; backend = "libvirt"; }} backends {{ libvirt {{ uri = "u"; }} }} {rules}'
+    settings = configuration.read(text.encode(), "/etc/vmfence.conf")
+    guest = GuestFacts("alpha", "11111111-2222-3333-4444-555555555501", GuestState.RUNNING, True, bridges=("br0",))
+    inventory = Inventory("u", "QEMU", "9.0.0", (guest,))
+    doubts = choice.unknown_targets(settings, [inventory])
+    assert [doubt.partition("lists ")[2].partition(",")[0] for doubt in doubts] == ["'a1pha'", "'ALPHA'"]
+    assert "did you mean alpha?" in doubts[0]
+    assert choice._unreachable(settings, (inventory,))[0].startswith("no guest on a bridge reaches 127.0.0.1: alpha")

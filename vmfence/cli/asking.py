@@ -63,14 +63,17 @@ class Asker:
         return self._checked(option, check) if option in self._given else None
 
     def confirm(self, prompt: str, default: bool, instead: str) -> bool:
-        """Return yes or no; the first letter decides, anything else takes the default, as in fence_virtd's wizard.
+        """Return yes or no; an empty line takes the default, and what answers another question is asked again.
 
         *instead* is the option that spares the question.
         """
         if self.unattended:
             return True
-        answer = self._line(f"{prompt} [{'Y/n' if default else 'y/N'}]? ", instead)[:1].lower()
-        return answer == "y" if answer in ("y", "n") else default
+        while True:
+            answer = self._line(f"{prompt} [{'Y/n' if default else 'y/N'}]? ", instead).strip().lower()
+            if answer in ("", "y", "yes", "n", "no"):
+                return answer[:1] == "y" if answer else default
+            self.say("  answer yes or no")
 
     def finish(self) -> None:
         """Raise UsageError for options that no question wanted: nothing is ignored in silence."""

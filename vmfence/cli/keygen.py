@@ -28,6 +28,11 @@ def keygen(path: str, size: int, force: bool, check: bool, as_json: bool) -> Non
         raise UsageError("--check makes nothing, --force replaces", "", "give one of them")
     key = keyfile.read(path) if check else keyfile.create(path, size, force)
     warnings = keyfile.judge(path)
+    if force:
+        click.echo(
+            "an old key stands beside it under a dated name; every guest needs the new one, and the daemon:", err=True
+        )
+        click.echo("  systemctl reload vmfence", err=True)
     if as_json:
         found = {"path": path, "fingerprint": keyfile.fingerprint(key), "warnings": [str(w) for w in warnings]}
         click.echo(json.dumps(found, indent=2))

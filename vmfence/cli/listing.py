@@ -10,6 +10,7 @@ import click
 from vmfence.config import settings
 from vmfence.config.settings import ListenerSettings, SerialSettings, Settings
 from vmfence.errors import ConfigError
+from vmfence.host import choice
 from vmfence.host.backends.inventory import GuestFacts, Inventory, candidate_uris, survey
 from vmfence.policy import Group
 
@@ -42,6 +43,9 @@ def list_guests(config: str | None, uris: tuple[str, ...], as_json: bool) -> Non
         _show([_row(guest, configured) for _, guest in guests])
     if found and not guests:
         _hint(named)
+    if configured is not None and not silent:
+        for doubt in choice.unknown_targets(configured, found):
+            click.echo(f"warning: {doubt}", err=True)
     for error in silent[1:] if named or not found else silent:
         click.echo(f"{'error' if named or not found else 'warning'}: {error}", err=True)
     if silent and (named or not found):

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from vmfence.config import settings as configuration
-from vmfence.errors import UsageError
+from vmfence.errors import ConfigNotPermitted, UsageError
 from vmfence.host import control
 from vmfence.host import history as past
 from vmfence.host.history import Event
@@ -31,8 +31,19 @@ def status(config: str | None, path: str | None, as_json: bool) -> None:
 
     For root and the group vmfence.
     """
-    found = control.ask(path or configuration.load(configuration.find(config)).daemon.control_socket)
+    found = control.ask(path or _socket(config))
+    found["stale"] = control.stale_files(found)
     click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_status_lines(found)))
+
+
+def _socket(config: str | None) -> str:
+    """Return the control socket that the configuration names; who may not read that is served at the usual one."""
+    try:
+        return configuration.load(configuration.find(config)).daemon.control_socket
+    except ConfigNotPermitted:
+        if config is not None:
+            raise
+        return configuration.CONTROL_SOCKET
 
 
 @click.command()
@@ -69,13 +80,15 @@ def _event_line(event: Event) -> str:
 def _status_lines(found: dict[str, Any]) -> Iterable[str]:
     up = _duration(time.time() - found["started_at"])
     yield f"{found['program']}, process {found['pid']}, up {up}, configuration {found['config']}"
+    for path in found["stale"]:
+        yield f"changed since the daemon read it: {path}; have it read with: systemctl reload vmfence"
     yield "listeners"
     for listener in found["listeners"]:
         yield f"  {listener['where']}: {'open' if listener['is_open'] else listener['trouble']}"
     yield f"backend {found['backend']}"
     for hypervisor in found["hypervisors"]:
         state = "answers" if hypervisor["is_answering"] else hypervisor["trouble"]
-        yield f"  {hypervisor['uri']}: {state} ({hypervisor['connections']} connections)"
+        yield f"  {hypervisor['uri']}: {state} (connections: {hypervisor['connections']})"
     yield "keys"
     for key in found["keys"]:
         yield f"  {key['owner']}: {key['path']} SHA256 {key['sha256']}"

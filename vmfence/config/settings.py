@@ -18,7 +18,7 @@ from typing import Callable, Union
 from vmfence.config import values
 from vmfence.config.grammar import FILE_BYTES_MAX, parse, shown
 from vmfence.config.section import Faults, Outline, Part, Shape, outline
-from vmfence.errors import ConfigError
+from vmfence.errors import ConfigError, ConfigNotPermitted
 from vmfence.policy import Source
 from vmfence.protocol.auth import Hash
 
@@ -202,7 +202,7 @@ def load(path: str) -> Settings:
     except FileNotFoundError as error:
         raise ConfigError(path, 0, "the configuration file does not exist", _SETUP) from error
     except PermissionError as error:
-        raise ConfigError(path, 0, "the configuration file may not be read", "run this as root") from error
+        raise ConfigNotPermitted(path, 0, "the configuration file may not be read", "run this as root") from error
     except IsADirectoryError as error:
         raise ConfigError(path, 0, "this is no regular file", "name a configuration file") from error
     except (OSError, ValueError) as error:

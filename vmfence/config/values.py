@@ -139,10 +139,14 @@ def uri(value: str) -> str:
 def source(value: str) -> Source:
     """A source of a group: address, network or CID."""
     try:
-        return Source.parse(value)
+        found = Source.parse(value)
     except ValueError as error:
         remedy = "write an IPv4 or IPv6 address, a network such as 10.0.0.0/8, or a vsock CID"
         raise BadValue(str(error), remedy) from error
+    address = None if "/" in value else found.network
+    if address is not None and address.version == 6 and address.is_link_local and found.zone is None:
+        raise BadValue("is link-local and means nothing without its interface", f"write {shown(value)}%br0")
+    return found
 
 
 def multicast_address(value: str) -> Endpoint:

@@ -6,7 +6,8 @@ it is, an old fence_virt.conf too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vmfence.config import settings as configuration
@@ -15,6 +16,7 @@ from vmfence.errors import ConfigError, ListenError, UsageError, VmfenceError
 from vmfence.host import configure, network
 from vmfence.host.backends.inventory import Inventory
 from vmfence.host.network import Bridge, Interface
+from vmfence.policy import Group
 
 LISTENERS = ("multicast", "tcp")
 LOOPBACK = "127.0.0.1"
@@ -115,8 +117,35 @@ def _existing(wishes: Wishes, ground: Ground, settings: Settings, inventories: t
         if isinstance(one, MulticastSettings):
             _check_interface(one, settings.path, ground.interfaces)
             doubts += network.doubts(one.interface, inventories)
+    doubts += _unreachable(settings, inventories) + unknown_targets(settings, inventories)
     hypervisor = "; ".join(map(str, inventories))
     return Choice(settings, None, (hypervisor, why), (described(settings), why), tuple(doubts))
+
+
+def _unreachable(settings: Settings, inventories: tuple[Inventory, ...]) -> list[str]:
+    """Return a doubt for a tcp listener on loopback, fence_virtd's default, while guests are attached to bridges."""
+    bridged = [guest.name for one in inventories for guest in one.guests if guest.bridges]
+    loopback = [
+        one for one in settings.listeners if isinstance(one, TcpSettings) and one.address in ("127.0.0.1", "::1")
+    ]
+    if not bridged or not loopback:
+        return []
+    return [f"no guest on a bridge reaches {loopback[0].address}: {network.some(bridged)}; {_CHANGE_IT}"]
+
+
+def unknown_targets(settings: Settings, inventories: Iterable[Inventory]) -> list[str]:
+    """Return a doubt for each guest that access rules name and no libvirt knows: a slip, found before it is needed."""
+    guests = [guest for one in inventories for guest in one.guests]
+    names = [guest.name for guest in guests]
+    doubts = []
+    for group in settings.groups or ():
+        for target in group.targets:
+            rule = Group(group.label, (), (target,))
+            if not any(rule.lists(guest.name, guest.uuid) for guest in guests):
+                near = difflib.get_close_matches(target, names, 1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                doubts.append(f"{settings.path}:{group.line}: group {group.label} lists {target!r}, unknown here{hint}")
+    return doubts
 
 
 def _check_interface(one: MulticastSettings, path: str, interfaces: tuple[Interface, ...]) -> None:

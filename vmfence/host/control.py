@@ -100,6 +100,17 @@ def ask(path: str, timeout_s: float = 5.0) -> dict[str, Any]:
     return status
 
 
+def stale_files(status: dict[str, Any]) -> list[str]:
+    """Return the configuration and keys in use that were changed since the daemon of *status* read them."""
+    paths = dict.fromkeys([str(status.get("config")), *(str(key["path"]) for key in status.get("keys", ()))])
+    found = []
+    for path in paths:
+        with contextlib.suppress(OSError):  # gone, or not for this user to see
+            if os.stat(path).st_ctime > status.get("read_at", 0.0):
+                found.append(path)
+    return found
+
+
 def _read_line(connection: socket.socket) -> bytes:
     answer = b""
     while not answer.endswith(b"\n") and len(answer) < _ANSWER_BYTES_MAX:
@@ -120,21 +131,27 @@ def _unreachable(path: str, error: OSError) -> VmfenceError:
 
 
 def _bound_socket(path: str) -> socket.socket:
-    """Return a socket at *path* for root and the group alone.  Raises OSError; a dead daemon's socket is replaced."""
+    """Return a socket at *path* for root and the group alone; a dead daemon's is replaced.
+
+    Raises OSError; VmfenceError when a daemon that lives has it.
+    """
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         try:
             _bind(bound, path)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or _is_served(path):
+            if error.errno != errno.EADDRINUSE:
                 raise
+            if _is_served(path):
+                remedy = "see it with: vmfence host status; to run another beside it, give that its own control_socket"
+                raise VmfenceError(f"another vmfence daemon runs and has {path}", "", remedy) from error
             _remove_socket(path)
             _bind(bound, path)
         with contextlib.suppress(KeyError, PermissionError):
             os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
             os.chmod(path, 0o660)
-    except OSError:
+    except (OSError, VmfenceError):
         bound.close()
         raise
     return bound

@@ -142,6 +142,7 @@ class Daemon:
             "program": f"vmfence {__version__}",
             "pid": os.getpid(),
             "started_at": self._started_at,
+            "read_at": self._read_at,
             "config": os.path.abspath(self._plan.settings.path),
             "listeners": [_describe(serving.listener) for serving in self._serving],
             "backend": self._plan.settings.backend.name,
@@ -179,10 +180,12 @@ class Daemon:
         task.add_done_callback(self._background.discard)
 
     def _load(self) -> assemble.Plan:
+        begun_at = time.time()
         settings = configuration.load(self._path)
         for warning in settings.warnings:
             log.warning("%s", warning)
         plan = assemble.read_plan(settings)
+        self._read_at = begun_at
         level = self._options.debug if self._options.debug is not None else settings.daemon.debug
         logging.getLogger("vmfence").setLevel(logging.DEBUG if level else logging.INFO)
         return plan

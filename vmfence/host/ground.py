@@ -12,7 +12,7 @@ from vmfence import keyfile
 from vmfence.config import settings as configuration
 from vmfence.config.settings import SEARCH_PATHS, Settings
 from vmfence.errors import KeyFileError, VmfenceError
-from vmfence.host import firewall, network, unit
+from vmfence.host import control, firewall, network, unit
 from vmfence.host.backends import inventory
 from vmfence.host.choice import Ground, Wishes
 from vmfence.host.firewall import Firewall
@@ -50,6 +50,7 @@ class Site:
     unit: UnitFacts = field(default_factory=UnitFacts)
     program: tuple[str, ...] = ("vmfence",)
     rivals: tuple[int, ...] = ()
+    stale: tuple[str, ...] = ()
 
 
 def survey(wishes: Wishes) -> Ground:
@@ -96,7 +97,16 @@ def inspect(wishes: Wishes, settings: Settings, addresses: Mapping[str, str]) ->
         unit=unit.look() if wishes.service else UnitFacts(),
         program=unit.program(),
         rivals=tuple(rivals()),
+        stale=_stale(settings) if wishes.service else (),
     )
+
+
+def _stale(settings: Settings) -> tuple[str, ...]:
+    """Return what was changed since the daemon that runs read it; nothing when none runs."""
+    try:
+        return tuple(control.stale_files(control.ask(settings.daemon.control_socket)))
+    except VmfenceError:
+        return ()
 
 
 def key_files(settings: Settings) -> tuple[str, ...]:

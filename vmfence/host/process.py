@@ -73,6 +73,9 @@ def _pid_file(path: str | None) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise VmfenceError(f"another daemon has the pid file {path}", "", "stop it first") from None
+        if file.read(32).strip(b"0123456789 \n"):
+            raise VmfenceError(f"{path} is no pid file", "it holds something else", "name another file with -p")
+        file.seek(0)
         file.truncate(0)
         file.write(str(os.getpid()).encode())
         try:

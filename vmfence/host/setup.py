@@ -215,6 +215,10 @@ def _service_step(wishes: Wishes, settings: Settings, site: Site, is_new: bool) 
     is_fit = site.unit.is_packaged and not more and settings.path in SEARCH_PATHS
     text = site.unit.text if is_fit else unit.render(unit.shipped_text(), site.program, settings.path, more)
     is_same = site.unit.text == text
+    if is_same and site.unit.is_enabled and site.unit.is_active and not is_new and site.stale:
+        why = f"changed since it was read: {', '.join(site.stale)}"
+        act = partial(_start_service, None, settings, True)
+        return Step("service", State.PLANNED, f"restart {unit.NAME}", why, act=act)
     if is_same and site.unit.is_enabled and site.unit.is_active and not is_new:
         return Step("service", State.UNCHANGED, f"{unit.NAME} is enabled and runs")
     act = partial(_start_service, None if is_same else text, settings, site.unit.is_active)
