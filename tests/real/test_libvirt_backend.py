@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import closing
 from typing import Any, TypeVar
 
+import libvirt
 import pytest
 
 from vmfence.errors import GuestNotFound, Unreachable
@@ -40,6 +41,16 @@ def run(scenario: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(scenario, 30))
 
 
+@pytest.fixture(autouse=True)
+def running() -> Iterator[None]:
+    """The guest "test" runs.  The default world of the test driver is shared by all of a process, and so kept open."""
+    with closing(libvirt.open("test:///default")) as connection:
+        guest = connection.lookupByName("test")
+        if not guest.isActive():
+            guest.create()
+        yield
+
+
 @pytest.fixture
 def backend() -> Iterator[LibvirtBackend]:
     with closing(LibvirtBackend(("test:///default",))) as made:
@@ -48,7 +59,7 @@ def backend() -> Iterator[LibvirtBackend]:
 
 @pytest.fixture
 def transient(backend: LibvirtBackend) -> str:
-    """A running guest without a definition.  The default world of the test driver is shared by all of a process."""
+    """A running guest without a definition."""
     name = f"tran-{uuid.uuid4()}"
     xml = TRANSIENT.format(name=name)
     run(backend._hypervisors[0].call(lambda connection: connection.createXML(xml) and None, end()))

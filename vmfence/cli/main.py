@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 import click
 
 from vmfence import __version__
@@ -48,6 +51,8 @@ def run() -> int:
         click.echo(f"error: {error}", err=True)
         return error.exit_code
     except OSError as error:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # or what is still in its buffer fails once more at the end, with exit code 120
         click.echo(f"error: {error.strerror or error}.", err=True)
         return 1
     return code if isinstance(code, int) else 0  # click returns the code of an Exit instead of raising it
