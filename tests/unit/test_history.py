@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import stat
 from pathlib import Path
@@ -141,3 +142,21 @@ def test_a_file_that_cannot_be_begun_costs_one_record_and_no_descriptor(
                 end.recv(1, socket.MSG_DONTWAIT)
     writer.close()
     assert kept(tmp_path) == ["guest-0", "guest-3"]
+
+
+def test_a_disk_that_takes_half_a_record_costs_that_record_alone(tmp_path: Path) -> None:
+    """A limit on the file's size gives the same short write as a disk that is nearly full."""
+    writer = History(str(tmp_path))
+    writer.add(event(0))
+    size = (tmp_path / history.FILE_NAME).stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            writer.add(event(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / history.FILE_NAME).stat().st_size == size
+    writer.add(event(2))
+    writer.close()
+    assert kept(tmp_path) == ["guest-0", "guest-2"]

@@ -7,6 +7,7 @@ cut short costs itself alone: the next one begins on a line of its own, and read
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -48,11 +49,15 @@ class History:
             raise VmfenceError(f"cannot write {self._path}", error.strerror or str(error)) from error
 
     def add(self, event: Event) -> None:
-        """Append *event*; on return it is on the disk.  Raises OSError."""
+        """Append *event*; on return it is on the disk.  Raises OSError, the file then as it was."""
         if os.fstat(self._file).st_size >= FILE_BYTES_MAX:
             self._begin_anew()
         kept = replace(event, guest=event.guest[:TEXT_MAX], detail=event.detail[:TEXT_MAX])
-        os.write(self._file, json.dumps(asdict(kept), ensure_ascii=True).encode() + b"\n")
+        line = json.dumps(asdict(kept), ensure_ascii=True).encode() + b"\n"
+        size = os.fstat(self._file).st_size
+        if os.write(self._file, line) < len(line):  # a disk that is nearly full takes a part, and raises nothing
+            os.ftruncate(self._file, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fdatasync(self._file)
 
     def close(self) -> None:
