@@ -104,7 +104,7 @@ def create(path: str, size_bytes: int = KEY_BYTES_MAX, replace: bool = False) ->
     """
     _refuse_foreign(path)
     folder = os.path.dirname(os.path.abspath(path))
-    temporary = os.path.join(folder, f".{os.path.basename(path)}.{os.getpid()}.new")
+    temporary = os.path.join(folder, f".{os.path.basename(path)}.{os.urandom(4).hex()}.new")
     key = os.urandom(size_bytes)
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -114,9 +114,6 @@ def create(path: str, size_bytes: int = KEY_BYTES_MAX, replace: bool = False) ->
         finally:
             _remove(temporary)
         _sync_folder(folder)
-    except FileExistsError as error:
-        remedy = "keep it, or replace it with --force; every guest then needs the new one"
-        raise KeyFileError(f"there is a key at {path} already", "", remedy) from error
     except OSError as error:
         raise KeyFileError(f"cannot make the key {path}", error.strerror or str(error)) from error
     return key
@@ -142,12 +139,33 @@ def _write(path: str, content: bytes) -> None:
 
 def _put_in_place(temporary: str, path: str, replace: bool) -> None:
     """Give the file *temporary* the name *path*; link(), unlike rename(), never replaces."""
-    if not replace:
-        os.link(temporary, path)
+    if replace:
+        if os.path.lexists(path):
+            keep_copy(path)
+        os.replace(temporary, path)
         return
-    if os.path.lexists(path):
-        os.link(path, f"{path}.{time.strftime('%Y%m%d-%H%M%S')}", follow_symlinks=False)
-    os.replace(temporary, path)
+    try:
+        os.link(temporary, path)
+    except FileExistsError as error:
+        remedy = "keep it, or replace it with --force; every guest then needs the new one"
+        raise KeyFileError(f"there is a key at {path} already", "", remedy) from error
+
+
+def keep_copy(path: str) -> str:
+    """Give the file at *path* a second, dated name, which stays when another file takes the first; return that name.
+
+    Several in one second get a number.  Raises OSError.
+    """
+    dated = f"{path}.{time.strftime('%Y%m%d-%H%M%S')}"
+    copy, number = dated, 1
+    while True:
+        try:
+            os.link(path, copy, follow_symlinks=False)
+        except FileExistsError:
+            number += 1
+            copy = f"{dated}-{number}"
+            continue
+        return copy
 
 
 def _remove(path: str) -> None:

@@ -321,6 +321,22 @@ def test_print_writes_the_text_and_nothing_else(desk: Desk) -> None:
     assert desk.unchanged()
 
 
+def test_what_the_daemon_refuses_is_a_warning_whether_or_not_something_is_written(desk: Desk) -> None:
+    """A key that is to be made is no reason for it, and hides no other."""
+    missing = desk.folder / "group.key"
+    desk.write(CUSTOM.replace('group = "web" {', f'group = "web" {{ key_file = "{missing}";'))
+    refusal = rf"warning: vmfence's own daemon will not start with this: .*cannot read the key {missing}"
+    for key in (desk.key, desk.folder / "new.key"):
+        for how in ("--print", "--dry-run"):
+            done = desk.run("--yes", how, "--interface", "lo", "--uri", desk.uri, "--key-file", str(key))
+            assert (done.exit, len(re.findall(refusal, done.stderr))) == (0, 1), done
+    done = desk.run("--yes", "--interface", "lo", "--uri", desk.uri, "--key-file", str(desk.folder / "new.key"))
+    assert (done.exit, len(re.findall(refusal, done.stderr))) == (0, 1), done
+    write_key(missing)
+    done = desk.run("--yes", "--print", "--key-file", str(desk.folder / "newer.key"), "--uri", desk.uri)
+    assert (done.exit, "will not start" in done.stderr) == (0, False), done
+
+
 def test_dry_run_shows_the_difference_and_changes_nothing(desk: Desk) -> None:
     desk.write(CUSTOM)
     done = desk.run("--yes", "--dry-run", "--port", "1230", "--key-file", str(desk.folder / "new.key"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.desk import CUSTOM, GUESTS, NOWHERE, Desk, hung_libvirt, one_error
+from lab.desk import CUSTOM, GUESTS, NOWHERE, Desk, Terminal, hung_libvirt, one_error
 from lab.ours import CommandLine
 from lab.process import Result, run_client
 
@@ -94,3 +94,21 @@ def test_a_hung_libvirt(desk: Desk) -> None:
     with hung_libvirt(desk.folder) as uri:
         done = listed(desk, "-f", str(desk.target), "--uri", uri)
     assert "no answer within 10 s" in one_error(done, 4)
+
+
+def test_on_a_terminal_it_tells_whom_it_waits_for_and_takes_that_back(desk: Desk) -> None:
+    desk.run(*desk.options)
+    argv = [desk.vmfence.vmfence, "host", "list", "-f", str(desk.target)]
+    with hung_libvirt(desk.folder) as uri, Terminal([*argv, "--uri", uri, "--uri", desk.uri]) as terminal:
+        terminal.expect("asking libvirt \\.\\.\\.")
+        terminal.expect("\r\x1b\\[KNAME ")
+        status, text = terminal.end()
+    assert status == 4
+    assert "no answer within 10 s" in text
+    assert "asking" not in text
+    assert "\x1b" not in listed(desk, "-f", str(desk.target)).stderr
+
+
+def test_an_empty_uri_is_a_usage_error(desk: Desk) -> None:
+    """libvirt would take it for its default."""
+    assert "the URI is empty" in one_error(listed(desk, "--uri", ""), 2)

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from lab.ours import CommandLine, driver_uri, our_config
 from lab.process import Daemon, Result, run_client
 from lab.reference import write_key
 from lab.waiting import wait_until
+from vmfence.host.history import Event, History
 
 GUESTS = {"alpha": "11111111-2222-3333-4444-555555555501", "beta": "11111111-2222-3333-4444-555555555502"}
 
@@ -125,6 +127,35 @@ def test_history_follows(world: World) -> None:
         following.wait_for_line('"beta"')
 
 
+def test_history_shows_foreign_text_as_escapes_and_as_json_unchanged(world: World) -> None:
+    """Names and errors are libvirt's, and it lets much pass."""
+    name, detail = "gu\u202eest", "no\x1b[2J\x9b\r\nway"
+    world.daemon.stop()
+    writer = History(str(world.folder / "state"))
+    writer.add(Event(time.time(), "off", name, "", "10.88.0.11", "tcp", "failed", 1, detail))
+    writer.close()
+    (line,) = world.show("history").stdout.split("\n")[:-1]
+    assert "gu\\u202eest " in line
+    assert line.endswith("  no\\x1b[2J\\x9b\\r\\nway")
+    assert [(event["guest"], event["detail"]) for event in world.history("-H", name)] == [(name, detail)]
+
+
+def test_history_of_no_guest_is_a_usage_error(world: World) -> None:
+    """The UUID of a guest that nobody knows is empty, too."""
+    world.fence("on", "nobody")
+    result = world.show("history", "-H", "")
+    assert (result.exit, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: the guest's name is empty.")
+
+
+def test_a_list_that_is_refused_names_the_hash(world: World) -> None:
+    """The daemon requires sha256, unless told otherwise."""
+    result = world.vmfence.run(
+        "list", "-T", "127.0.0.1", "-p", str(world.port), "-k", str(world.key), "-c", "sha1", "-t", "5"
+    )
+    assert (result.exit, "a weaker hash than it requires" in result.stderr) == (1, True)
+
+
 def test_history_of_a_bad_time_is_a_usage_error(world: World) -> None:
     result = world.show("history", "--since", "yesterday")
     assert (result.exit, result.stdout) == (2, "")
@@ -203,10 +234,15 @@ def test_keygen_makes_a_key_once(tmp_path: Path, vmfence: CommandLine) -> None:
     again = vmfence.run("host", "keygen", str(path))
     assert (again.exit, path.read_bytes()) == (1, first)
     forced = vmfence.run("host", "keygen", str(path), "--force", "--bytes", "64")
-    assert forced.exit == 0
+    assert (forced.exit, "the old key stands beside it" in forced.stderr) == (0, True)
     assert len(path.read_bytes()) == 64
     (kept,) = [other for other in path.parent.iterdir() if other != path]
     assert kept.read_bytes() == first
+
+
+def test_keygen_with_force_speaks_of_no_old_key_where_none_was(tmp_path: Path, vmfence: CommandLine) -> None:
+    forced = vmfence.run("host", "keygen", str(tmp_path / "key"), "--force")
+    assert (forced.exit, forced.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("more", [(), ("--json",)])

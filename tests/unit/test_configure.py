@@ -186,6 +186,22 @@ def test_every_failing_step_leaves_the_old_file(
         assert fault.strerror in str(caught.value)
 
 
+def test_ctrl_c_just_after_the_change_takes_no_copy_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dated copy is all that is left of the old file then."""
+    rename = os.replace
+
+    def interrupted(*names: str) -> None:
+        rename(*names)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            replaced(path)
+    (copy,) = names(path) - {path.name}
+    assert (path.read_bytes(), (path.parent / copy).read_bytes()) == (NEW, OLD)
+
+
 def test_no_descriptor_is_left_open(path: Path) -> None:
     before = os.listdir("/proc/self/fd")
     replaced(path)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import resource
 import socket
 import stat
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -52,7 +56,9 @@ def test_foreign_lines_are_passed_over(tmp_path: Path) -> None:
     writer = History(str(tmp_path))
     writer.add(event(0))
     with open(tmp_path / history.FILE_NAME, "ab") as file:
-        file.write(b'\n\xff\xfe\n[]\n{"at": 1}\nnull\n')
+        file.write(b'\n\xff\xfe\n[]\n{"at": 1}\nnull\n' + b"[" * 100_000 + b"\n")
+        for at in ('"x"', "1e300", "NaN", "null"):
+            file.write(re.sub(rb'"at": [^,]*', b'"at": ' + at.encode(), json.dumps(asdict(event(9))).encode()) + b"\n")
     writer.add(event(1))
     writer.close()
     assert kept(tmp_path) == ["guest-0", "guest-1"]
@@ -93,7 +99,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(NotPermitted) as caught:
         list(history.read(str(tmp_path)))
     assert caught.value.exit_code == 3
@@ -110,12 +116,98 @@ def test_follow_shows_what_comes_over_a_change_of_files(tmp_path: Path, monkeypa
     def is_over() -> bool:
         for number in next(coming, ()):
             writer.add(event(number))
-        return len(shown) == 5
+        return len(shown) == 6
 
     for found in history.follow(str(tmp_path), is_over):
         shown.append(found.guest)
     writer.close()
-    assert shown == [f"guest-{number}" for number in range(1, 6)]
+    assert shown == [f"guest-{number}" for number in range(6)]
+
+
+def followed(folder: Path, steps: Iterator[object]) -> list[Event]:
+    """Return what follow() shows, which looks once after each of *steps*."""
+    over = object()
+    return list(history.follow(str(folder), lambda: next(steps, over) is over))
+
+
+def test_follow_shows_nothing_twice_that_looks_between_two_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it finds them when the writer has renamed the old one and not made the new one yet, or could not."""
+    monkeypatch.setattr(history, "_FOLLOW_S", 0.0)
+
+    def steps() -> Iterator[None]:
+        writer = History(str(tmp_path))
+        writer.add(event(0))
+        yield
+        os.replace(tmp_path / history.FILE_NAME, tmp_path / f"{history.FILE_NAME}.1")
+        yield
+        yield
+        writer.close()
+        writer = History(str(tmp_path))
+        writer.add(event(1))
+        yield
+        writer.add(event(2))
+        yield
+        writer.close()
+
+    assert followed(tmp_path, steps()) == [event(0), event(1), event(2)]
+
+
+def test_follow_takes_no_half_of_a_record_that_the_disk_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "_FOLLOW_S", 0.0)
+    path = tmp_path / history.FILE_NAME
+
+    def steps() -> Iterator[None]:
+        writer = History(str(tmp_path))
+        writer.add(event(0))
+        size = path.stat().st_size
+        with open(path, "ab") as file:
+            file.write(json.dumps(asdict(event(7))).encode()[:40])
+        yield
+        yield
+        os.truncate(path, size)
+        writer.add(event(1))
+        yield
+        writer.close()
+
+    assert followed(tmp_path, steps()) == [event(0), event(1)]
+
+
+def test_follow_goes_on_with_a_file_that_was_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "_FOLLOW_S", 0.0)
+
+    def steps() -> Iterator[None]:
+        writer = History(str(tmp_path))
+        writer.add(event(0))
+        yield
+        os.truncate(tmp_path / history.FILE_NAME, 0)
+        yield
+        writer.add(event(1))
+        yield
+        writer.close()
+
+    assert followed(tmp_path, steps()) == [event(0), event(1)]
+
+
+def test_a_last_record_without_its_end_is_shown_by_read(tmp_path: Path) -> None:
+    writer = History(str(tmp_path))
+    writer.add(event(0))
+    writer.close()
+    os.truncate(tmp_path / history.FILE_NAME, (tmp_path / history.FILE_NAME).stat().st_size - 1)
+    assert kept(tmp_path) == ["guest-0"]
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    writer = History(str(tmp_path))
+    writer.add(event(0))
+    writer.close()
+    before = os.listdir("/proc/self/fd")
+    kept(tmp_path)
+    next(history.follow(str(tmp_path)))
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_file_that_cannot_be_begun_costs_one_record_and_no_descriptor(

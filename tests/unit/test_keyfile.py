@@ -111,6 +111,20 @@ def test_a_full_disk_leaves_nothing_behind(path: Path, monkeypatch: pytest.Monke
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_every_key_that_is_replaced_is_kept_however_quickly(path: Path) -> None:
+    made = [KEY, *(keyfile.create(str(path), replace=True) for _ in range(4))]
+    assert keyfile.read(str(path)) == made[-1]
+    kept = {other.read_bytes() for other in path.parent.iterdir() if other != path}
+    assert kept == set(made[:-1])
+
+
+def test_a_key_that_is_there_is_kept_with_the_advice_to_force(path: Path) -> None:
+    with pytest.raises(KeyFileError, match=r"there is a key at .* already.*--force"):
+        keyfile.create(str(path))
+    assert os.listdir(path.parent) == [path.name]
+    assert path.read_bytes() == KEY
+
+
 def test_no_descriptor_is_left_open(path: Path, tmp_path: Path) -> None:
     before = os.listdir("/proc/self/fd")
     keyfile.read(str(path))

@@ -148,12 +148,20 @@ def _checked(tree: Tree, target: str, new_keys: list[str], asker: Asker) -> byte
     after = file.text_of(tree)
     found = settings.read(after, f"{target} (new)")
     asker.warn(found.warnings)
-    if not new_keys:
-        try:
-            assemble.read_plan(found)
-        except VmfenceError as error:
+    try:
+        assemble.read_plan(found)
+    except VmfenceError as error:
+        if not _is_to_be_made(error, new_keys):
             asker.warn((f"vmfence's own daemon will not start with this: {error}",))
     return after
+
+
+def _is_to_be_made(error: VmfenceError, new_keys: list[str]) -> bool:
+    """Tell whether *error* only says that one of *new_keys* is not there yet."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, FileNotFoundError):
+        cause = cause.__cause__
+    return cause is not None and cause.filename in new_keys
 
 
 def _carry_out(target: str, before: bytes | None, after: bytes | None, new_keys: list[str], asker: Asker) -> None:

@@ -26,11 +26,12 @@ def keygen(path: str, size: int, force: bool, check: bool, as_json: bool) -> Non
     """
     if check and force:
         raise UsageError("--check makes nothing, --force replaces", "", "give one of them")
+    is_replaced = force and os.path.lexists(path)
     key = keyfile.read(path) if check else keyfile.create(path, size, force)
     warnings = keyfile.judge(path)
-    if force:
+    if is_replaced:
         click.echo(
-            "an old key stands beside it under a dated name; every guest needs the new one, and the daemon:", err=True
+            "the old key stands beside it under a dated name; every guest needs the new one, and the daemon:", err=True
         )
         click.echo("  systemctl reload vmfence", err=True)
     if as_json:

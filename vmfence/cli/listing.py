@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import click
 
+from vmfence.cli.output import Progress, printable, table
 from vmfence.config import settings
 from vmfence.config.settings import ListenerSettings, SerialSettings, Settings
-from vmfence.errors import ConfigError
+from vmfence.errors import ConfigError, Unreachable, UsageError
 from vmfence.host import choice
 from vmfence.host.backends.inventory import GuestFacts, Inventory, candidate_uris, survey
 from vmfence.policy import Group
@@ -33,21 +34,23 @@ def list_guests(config: str | None, uris: tuple[str, ...], as_json: bool) -> Non
     Asks libvirt itself, not the daemon. Without a configuration it looks wherever guests usually are, users' sessions
     included. Exit code 4: some libvirt that should answer does not, so the list is incomplete.
     """
+    if "" in uris:
+        raise UsageError("the URI is empty", "", "name a libvirt, or leave --uri out")
     configured = _configuration(config)
     named = uris or (configured.backend.uris if configured else ())
-    found, silent = survey(dict.fromkeys(named or candidate_uris()))
+    found, silent = _ask(named or candidate_uris())
     guests = [(one, guest) for one in found for guest in one.guests]
     if as_json:
         click.echo(json.dumps([_record(one, guest, configured) for one, guest in guests], indent=2))
     else:
-        _show([_row(guest, configured) for _, guest in guests])
+        table(_HEAD, [_row(guest, configured) for _, guest in guests])
     if found and not guests:
         _hint(named)
     if configured is not None and not silent:
         for doubt in choice.unknown_targets(configured, found):
-            click.echo(f"warning: {doubt}", err=True)
+            click.echo(printable(f"warning: {doubt}"), err=True)
     for error in silent[1:] if named or not found else silent:
-        click.echo(f"{'error' if named or not found else 'warning'}: {error}", err=True)
+        click.echo(printable(f"{'error' if named or not found else 'warning'}: {error}"), err=True)
     if silent and (named or not found):
         raise silent[0]
 
@@ -63,10 +66,16 @@ def _configuration(path: str | None) -> Settings | None:
 
 def _hint(named: Sequence[str]) -> None:
     """Tell that there is no guest, and where there are some (spec faults 18)."""
-    click.echo(f"no guest at {', '.join(named or candidate_uris())}", err=True)
-    for other in survey(uri for uri in candidate_uris() if named and uri not in named)[0]:
+    click.echo(printable(f"no guest at {', '.join(named or candidate_uris())}"), err=True)
+    for other in _ask(uri for uri in candidate_uris() if named and uri not in named)[0]:
         if other.guests:
-            click.echo(f"but there are guests at {other}", err=True)
+            click.echo(printable(f"but there are guests at {other}"), err=True)
+
+
+def _ask(uris: Iterable[str]) -> tuple[list[Inventory], list[Unreachable]]:
+    with Progress() as progress:
+        progress.show("asking libvirt")
+        return survey(dict.fromkeys(uris))
 
 
 def _record(inventory: Inventory, guest: GuestFacts, configured: Settings | None) -> dict[str, object]:
@@ -91,18 +100,6 @@ def _row(guest: GuestFacts, configured: Settings | None) -> tuple[str, ...]:
     links += [f"{name} (unknown network)" for name in guest.unresolved]
     access = _access(guest, configured) or "no configuration"
     return guest.name, guest.uuid, guest.state_text, ", ".join(links) or "none", access
-
-
-def _show(rows: Sequence[tuple[str, ...]]) -> None:
-    """Write a table; characters that a terminal would obey are shown as escapes."""
-    table = [_HEAD, *(tuple(_printable(cell) for cell in row) for row in rows)] if rows else []
-    widths = [max(map(len, column)) for column in zip(*table)]
-    for row in table:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _groups(guest: GuestFacts, configured: Settings | None) -> list[str] | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from vmfence.cli.output import printable
 from vmfence.config import settings as configuration
 from vmfence.errors import ConfigNotPermitted, UsageError
 from vmfence.host import control
@@ -33,7 +34,7 @@ def status(config: str | None, path: str | None, as_json: bool) -> None:
     """
     found = control.ask(path or _socket(config))
     found["stale"] = control.stale_files(found)
-    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_status_lines(found)))
+    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(map(printable, _status_lines(found))))
 
 
 def _socket(config: str | None) -> str:
@@ -54,21 +55,17 @@ def _socket(config: str | None) -> str:
 @_as_json
 def history(since: str | None, guest: str | None, follow: bool, config: str | None, as_json: bool) -> None:
     """Show who fenced whom: when, by whom, with what result, how long it took."""
+    if guest == "":
+        raise UsageError("the guest's name is empty", "", "name a guest, or leave -H out to see all")
     folder = configuration.load(configuration.find(config)).daemon.state_dir
     begin = 0.0 if since is None else _moment(since)
-    _show_events((event for event in past.read(folder) if event.at >= begin), guest, as_json)
-    if follow:
-        try:
-            _show_events(past.follow(folder), guest, as_json)
-        except KeyboardInterrupt:
-            return
-
-
-def _show_events(events: Iterable[Event], guest: str | None, as_json: bool) -> None:
-    """Show the events of *guest* (None: all), one line each."""
-    for event in events:
-        if guest is None or guest == event.guest or guest.lower() == event.uuid:
-            click.echo(json.dumps(asdict(event)) if as_json else _event_line(event))
+    try:
+        for event in past.follow(folder) if follow else past.read(folder):
+            if event.at >= begin and (guest is None or guest == event.guest or guest.lower() == event.uuid):
+                click.echo(json.dumps(asdict(event)) if as_json else printable(_event_line(event)))
+    except KeyboardInterrupt:
+        if not follow:
+            raise
 
 
 def _event_line(event: Event) -> str:

@@ -11,15 +11,14 @@ import contextlib
 import dataclasses
 import difflib
 import errno
-import itertools
 import os
 import stat
-import time
 from collections.abc import Iterator
 from typing import NoReturn
 
 from vmfence.config.grammar import FILE_BYTES_MAX, Assign, Section, Tree, dump, parse
 from vmfence.errors import ConfigError, NotPermitted, VmfenceError
+from vmfence.keyfile import keep_copy
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # a fifo must not hang it
 _NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -145,7 +144,7 @@ def replace_file(path: str, before: bytes | None, after: bytes) -> str | None:
     A link is followed.  On return all is on the disk.  Raises NotPermitted, VmfenceError; then the old file is there.
     """
     place = os.path.realpath(path)
-    temporary = os.path.join(os.path.dirname(place), f".{os.path.basename(place)}.{os.getpid()}.new")
+    temporary = os.path.join(os.path.dirname(place), f".{os.path.basename(place)}.{os.urandom(4).hex()}.new")
     try:
         with _removed_on_failure(temporary):
             _write_new(temporary, after, place)
@@ -180,9 +179,13 @@ def _write_new(path: str, content: bytes, model: str) -> None:
 
 def _swap(temporary: str, place: str) -> str | None:
     """Keep the file at *place* under a dated name and rename *temporary* to it; undo the one if the other fails."""
-    copy = _keep_copy(place) if os.path.exists(place) else None
-    with _removed_on_failure(copy) if copy is not None else contextlib.nullcontext():
+    copy = keep_copy(place) if os.path.exists(place) else None
+    try:
         os.replace(temporary, place)
+    except BaseException:
+        if copy is not None:
+            _remove_second_name(copy, place)
+        raise
     folder = os.open(os.path.dirname(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
@@ -191,13 +194,11 @@ def _swap(temporary: str, place: str) -> str | None:
     return copy
 
 
-def _keep_copy(path: str) -> str:
-    name = f"{path}.{time.strftime('%Y%m%d-%H%M%S')}"
-    for number in itertools.count(1):
-        copy = name if number == 1 else f"{name}-{number}"
-        try:
-            os.link(path, copy)
-        except FileExistsError:
-            continue
-        return copy
-    raise AssertionError("count() has no end")
+def _remove_second_name(copy: str, place: str) -> None:
+    """Remove *copy* while it is but another name of the file at *place*.
+
+    After the rename it is all that is left of the old file, and Ctrl-C may come when that is done already.
+    """
+    with contextlib.suppress(OSError):
+        if os.path.samefile(copy, place):
+            os.unlink(copy)

@@ -94,7 +94,7 @@ def ask(path: str, timeout_s: float = 5.0) -> dict[str, Any]:
         raise _unreachable(path, error) from error
     try:
         found = json.loads(answer)
-        status: dict[str, Any] = found["status"]
+        status: dict[str, Any] = dict(found["status"])
     except (ValueError, KeyError, TypeError) as error:
         raise VmfenceError(f"the daemon at {path} gave no status", repr(answer[:200])) from error
     return status
@@ -174,10 +174,13 @@ def _remove_socket(path: str) -> None:
 
 
 def _is_served(path: str) -> bool:
+    """Tell whether a process listens at *path*.  Raises OSError when that cannot be told: its socket stays."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(path)
-        except OSError:
+        except (ConnectionRefusedError, FileNotFoundError):
             return False
+        except (BlockingIOError, socket.timeout):
+            return True  # so many wait already that one more is not taken: it lives, and is busy or hangs
     return True

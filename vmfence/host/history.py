@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Callable
+from typing import Any, Callable
 
 from vmfence.errors import NotPermitted, VmfenceError
 
@@ -21,6 +21,8 @@ FILE_NAME = "history.jsonl"
 FILE_BYTES_MAX = 8 << 20
 TEXT_MAX = 1000
 _FOLLOW_S = 0.2
+_KINDS: dict[str, Any] = {"at": (int, float), "ms": int}  # of fields that are no text
+_AT_MAX = 1e11  # in the year 5138: what calendars can show
 
 
 @dataclass(frozen=True)
@@ -86,60 +88,93 @@ class History:
 
 def read(folder: str) -> Iterator[Event]:
     """Yield the events kept in *folder*, oldest first.  Raises VmfenceError when they may not be read."""
-    path = os.path.join(folder, FILE_NAME)
-    for name in (f"{path}.1", path):
-        try:
-            with open(name, "rb") as file:
-                yield from filter(None, map(_event, file))
-        except FileNotFoundError:
-            continue
-        except PermissionError as error:
-            raise NotPermitted(f"cannot read {name}", error.strerror or str(error), "try as root") from error
-        except OSError as error:
-            raise VmfenceError(f"cannot read {name}", error.strerror or str(error)) from error
+    return follow(folder, lambda: True)
 
 
 def follow(folder: str, is_over: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-    """Yield the events that come from now on, until *is_over*.  A file that is begun anew is followed as well."""
+    """Yield the events kept in *folder*, oldest first, then those that come, until *is_over*.
+
+    Raises VmfenceError when they may not be read.
+    """
     path = os.path.join(folder, FILE_NAME)
-    inode, offset = _stat(path)
-    rest = b""
-    while not is_over():
-        now, size = _stat(path)
-        if now == inode and size <= offset:
-            time.sleep(_FOLLOW_S)
-            continue
-        data = _read_from(path if now == inode else f"{path}.1", offset)
-        *lines, rest = (rest + data).split(b"\n")
-        offset += len(data)
-        if now != inode:
-            inode, offset, rest = now, 0, b""
-        yield from filter(None, map(_event, lines))
-
-
-def _read_from(path: str, offset: int) -> bytes:
-    """Return what the file holds behind *offset*, nothing when there is no file."""
+    file = _opened(f"{path}.1") or _opened(path)
     try:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            return file.read()
-    except FileNotFoundError:
-        return b""
+        while True:
+            has_successor = os.path.exists(path) and not (file is not None and file.is_at(path))
+            if file is not None:
+                yield from file.more()  # after that look: to a file that has a successor nothing is added
+            if has_successor:
+                if file is not None:
+                    file.close()
+                file = _opened(path)
+            elif is_over():
+                return
+            else:
+                time.sleep(_FOLLOW_S)
+    finally:
+        if file is not None:
+            file.close()
 
 
-def _stat(path: str) -> tuple[int, int]:
-    """Return inode and size of the file, zeros when there is none."""
+def _opened(path: str) -> _File | None:
+    """Return the file at *path*, None when there is none.  Raises VmfenceError."""
     try:
-        status = os.stat(path)
+        return _File(path)
     except FileNotFoundError:
-        return 0, 0
-    return status.st_ino, status.st_size
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: OSError) -> VmfenceError:
+    if isinstance(error, PermissionError):
+        return NotPermitted(f"cannot read {path}", error.strerror or str(error), "try as root")
+    return VmfenceError(f"cannot read {path}", error.strerror or str(error))
+
+
+class _File:
+    """One file of the history, kept open: it stays what it is when its name goes to another."""
+
+    def __init__(self, path: str) -> None:
+        """Open it.  Raises OSError."""
+        self._path, self._offset = path, 0
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def is_at(self, path: str) -> bool:
+        """Tell whether *path* is the name of this file now."""
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self._descriptor))
+        except OSError:
+            return False
+
+    def more(self) -> list[Event]:
+        """Return the events that were not returned yet.  Raises VmfenceError.
+
+        What lacks its end is read again the next time: the writer takes back what the disk took in part.
+        """
+        try:
+            size = os.fstat(self._descriptor).st_size
+            self._offset = min(self._offset, size)  # somebody has emptied it
+            data = os.pread(self._descriptor, size - self._offset, self._offset)
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
+        *lines, rest = data.split(b"\n")
+        if _event(rest) is not None:
+            lines, rest = [*lines, rest], b""
+        self._offset += len(data) - len(rest)
+        return [event for event in map(_event, lines) if event is not None]
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._descriptor)
 
 
 def _event(line: bytes) -> Event | None:
     """Return the event on *line*, or None for a torn or foreign one."""
     try:
         found = json.loads(line)
-        return Event(**{field.name: found[field.name] for field in fields(Event)})
-    except (ValueError, KeyError, TypeError):
+        values = {field.name: found[field.name] for field in fields(Event)}
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    is_ours = all(isinstance(value, _KINDS.get(name, str)) for name, value in values.items())
+    return Event(**values) if is_ours and 0 <= values["at"] < _AT_MAX else None

@@ -1,0 +1,49 @@
+"""What commands write: tables, foreign text made harmless for a terminal, and the line that tells what is under way."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+import click
+
+
+def printable(text: str) -> str:
+    """Return *text* with all that a terminal would obey, or not show, written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write *rows* below *head* in columns, cells made printable; nothing when there are no rows."""
+    lines = [tuple(head), *(tuple(map(printable, row)) for row in rows)] if rows else []
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+
+
+class Progress:
+    """One line on a terminal that says what is under way, and is gone when it is over; elsewhere nothing.
+
+    As a context manager it clears the line at the end, also when that end is an error.
+    """
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.clear()
+
+    def show(self, text: str) -> None:
+        """Say that *text* is under way, in place of what was said before."""
+        self.clear()
+        if self._is_terminal:
+            click.echo(f"{printable(text)} ...", nl=False, err=True)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._is_terminal:
+            click.echo("\r\x1b[K", nl=False, err=True)
