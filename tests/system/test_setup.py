@@ -314,7 +314,10 @@ def test_the_guests_of_a_users_session_are_found_and_served(tmp_path: Path, brid
         wait_until(lambda: machine.run("virsh", "-c", uri, "version").exit == 0, what="the user's libvirt")
         machine.write("/run/desk.xml", DESK)
         machine.ok("virsh", "-c", uri, "define", "/run/desk.xml")
-        report = Host(machine, bridge, tmp_path, lab_machine.PROGRAM).report()
+        host = Host(machine, bridge, tmp_path, lab_machine.PROGRAM)
+        refused = host.setup()  # she may have guests of any kind; who wants them fenced says so
+        assert refused.exit == 1 and f"to serve them give --uri '{uri}'" in refused.stderr
+        report = host.report("--uri", uri)
     assert report["steps"]["libvirt"]["what"].startswith(f"{uri}: QEMU")
     assert "answers with 1 guest" in report["steps"]["check"]["what"]
     assert report["next"] == ["vmfence list -T 10.0.2.2"]
@@ -412,7 +415,7 @@ def test_rules_of_others_are_told_and_not_touched(bare: Host, program: str, tmp_
             daemon.wait_for_line(READY)
             assert bare.seen("-t", "2") == []
             done = bare.setup()
-            assert done.exit == 1 and "type the commands of step firewall first" in done.stderr
+            assert done.exit == 1 and "do by hand what step firewall says" in done.stderr
             for line in step["commands"]:
                 machine.ok(*shlex.split(line))
             assert bare.seen() == GUESTS
@@ -446,6 +449,80 @@ def test_an_interrupt_leaves_no_half_files(bare: Host, hypervisor: Hypervisor) -
     finally:
         hypervisor.resume()
     assert not bare.machine.path("/etc/cluster").exists() and not bare.machine.path(CONFIG).exists()
+
+
+def test_an_interrupt_tells_what_was_done_and_what_was_not(host: Host) -> None:
+    """Ctrl-C while systemd waits for the daemon, which is held up before it starts."""
+    slow = "[Service]\nExecStartPre=+/bin/sh -c 'mkfifo /run/held; read line < /run/held'\n"
+    host.machine.write("/etc/systemd/system/vmfence.service.d/slow.conf", slow)
+    argv = [*host.machine.prefix, host._vmfence, "host", "setup"]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(argv, env=clean_environment(), text=True, **output) as running:  # type: ignore[call-overload]
+        wait_until(lambda: host.machine.path("/run/held").exists(), what="the start of the service")
+        host.machine.ok("kill", "-INT", *host.machine.ok("pgrep", "-f", f"{host._vmfence} host setup").split())
+        said, error = running.communicate(timeout=30)
+    assert running.returncode == 1 and error.strip() == "error: interrupted."
+    found = re.findall(r"^(done|failed|not done) +(\w+) ", said, re.MULTILINE)
+    assert {name: state for state, name in found} == {
+        **dict.fromkeys(("key", "configuration"), "done"),
+        "service": "failed",
+        "check": "not done",
+    }
+    assert "interrupted: it may be done" in said and "Stopped." in said
+    assert "is set up" not in said and "fence_xvm" not in said.splitlines()[-1]
+    host.machine.path("/etc/systemd/system/vmfence.service.d/slow.conf").unlink()
+    host.machine.ok("systemctl", "daemon-reload")
+    steps = host.report()["steps"]
+    assert steps["service"]["state"] == "done" and steps["check"]["state"] == "good"
+    assert host.seen() == GUESTS
+
+
+def test_the_answer_of_another_host_is_not_taken_for_ours(bare: Host, tmp_path: Path) -> None:
+    """A second daemon with our key and other guests answers at our address, and none of ours runs."""
+    bare.report()
+    text = config_text("multicast", "test:///default", Path(KEY), interface="br0")
+    folders = 'fence_virtd { state_dir = "/srv/state"; control_socket = "/srv/control";'
+    bare.machine.write("/srv/other.conf", text.replace("fence_virtd {", folders, 1))
+    argv = [*bare.machine.prefix, bare._vmfence, "host", "daemon", "--config", "/srv/other.conf"]
+    with Daemon(argv, tmp_path / "daemon.log") as daemon:
+        daemon.wait_for_line(READY)
+        done = bare.setup()
+    assert done.exit == 1 and "another host answered at multicast" in done.stderr
+    assert "not of this host: test" in done.stderr and "is set up" not in done.stdout
+
+
+def test_an_accept_behind_a_reject_opens_nothing(bare: Host) -> None:
+    """Judged by the real nft and iptables of the machine."""
+    machine = bare.machine
+    guard = "nft add table inet guard; nft add chain inet guard in '{ type filter hook input priority 0; }'"
+    late = {
+        "nft": f"{guard}; nft add rule inet guard in iifname br0 reject;"
+        "nft add rule inet guard in udp dport 1229 accept",
+        "iptables": "iptables -A INPUT -i br0 -j REJECT; iptables -A INPUT -p udp --dport 1229 -j ACCEPT",
+    }
+    first = {
+        "nft": f"{guard}; nft add rule inet guard in ct state vmap '{{ established : accept, invalid : drop }}';"
+        "nft add rule inet guard in ip daddr 225.0.0.12 udp dport '{ 53, 1229 }' counter accept;"
+        "nft add rule inet guard in iifname != lo reject",
+        "iptables": "iptables -A INPUT -m conntrack --ctstate INVALID -j DROP;"
+        "iptables -A INPUT -i br+ -p udp -m multiport --dports 53,1229 -m comment --comment 'a b' -j ACCEPT;"
+        "iptables -A INPUT ! -i lo -j REJECT",
+    }
+    for rules, expected in ((late, "by hand"), (first, "unchanged")):
+        for program, commands in rules.items():
+            machine.ok("sh", "-c", commands)
+            step = bare.report("--no-check", "--no-service")["steps"]["firewall"]
+            machine.ok("sh", "-c", "nft flush ruleset; iptables -F; iptables -X")
+            assert step["state"] == expected, (program, step)
+
+
+def test_rules_that_cannot_be_read_are_no_proof(bare: Host) -> None:
+    bare.machine.write("/usr/local/sbin/nft", "#!/bin/sh\necho broken >&2; exit 1\n", 0o755)
+    environment = {"PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    argv = [*bare.machine.prefix, bare._vmfence, "host", "setup", "--json", "--no-check", "--no-service"]
+    done = subprocess.run(argv, capture_output=True, text=True, env={**clean_environment(), **environment}, check=True)
+    step = next(step for step in json.loads(done.stdout)["steps"] if step["step"] == "firewall")
+    assert step["state"] == "by hand" and step["notes"] == ["nft -j list ruleset failed. broken."]
 
 
 def _has_thread(pid: int) -> bool:

@@ -86,3 +86,14 @@ def test_another_port_is_opened_by_number(machine: tuple[Machine, Bridge], tmp_p
     for where in ([], ["--permanent"]):
         assert host.ok("firewall-cmd", *where, "--zone=libvirt", "--query-port=1300/tcp").strip() == "yes"
     assert "unchanged firewall" in host.ok(*told)
+
+
+def test_without_an_interface_the_zone_is_that_of_the_bridge_with_guests(machine: tuple[Machine, Bridge]) -> None:
+    host, _ = machine
+    text = """fence_virtd { listener = "multicast"; backend = "libvirt"; }
+    listeners { multicast { port = "1400"; } }
+    backends { libvirt { uri = "qemu:///system"; } }
+    """
+    host.write("/etc/vmfence.conf", text)
+    told = host.ok(lab_machine.PROGRAM, "host", "setup", "--no-service", "--no-check", "--dry-run")
+    assert "let in UDP 1400 and IGMP on br0 by firewalld zone libvirt" in told

@@ -15,10 +15,12 @@ import pytest
 from vmfence.config import settings as configuration
 from vmfence.errors import VmfenceError
 from vmfence.host import firewall
-from vmfence.host.packet_rules import Opening, iptables_missing, nft_missing
+from vmfence.host.iptables_rules import iptables_missing
+from vmfence.host.nft_rules import nft_missing
+from vmfence.host.packet_rules import Opening
 
 RECORDED = Path(__file__).parent.parent / "vectors" / "firewall"
-UDP = Opening("udp", 1229, "br0", igmp=True)
+UDP = Opening("udp", 1229, "br0", igmp=True, address="225.0.0.12")
 TCP = Opening("tcp", 1229, "br0")
 NFT_LINES = (
     'nft insert rule inet filter input iifname "br0" udp dport 1229 accept',
@@ -72,7 +74,18 @@ def port(right: object, op: str = "==") -> object:
 
 
 FROM = {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": "10.0.0.1"}}
-ACCEPT, REJECT = {"accept": None}, {"reject": {}}
+ACCEPT: object = {"accept": None}
+REJECT: object = {"reject": {}}
+ON_BR1 = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "br1"}}
+OF_TCP = {"match": {"op": "!=", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 22}}
+STATE_INVALID = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}
+STATES = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}
+GROUPS = {"prefix": {"addr": "225.0.0.0", "len": 24}}
+TO_GROUP = {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": GROUPS}}
+
+
+def vmap(*entries: list[object]) -> object:
+    return {"vmap": {"key": {"ct": {"key": "state"}}, "data": {"set": list(entries)}}}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +103,28 @@ ACCEPT, REJECT = {"accept": None}, {"reject": {}}
         (ruleset([FROM, port(1229), ACCEPT], policy="drop"), True),
         (ruleset([port(1229), REJECT], policy="drop"), True),
         (ruleset(policy="drop", family="ip6"), False),
-        (ruleset(policy="drop", family="bridge"), False),
+        (ruleset(policy="drop", family="bridge"), True),  # between the guests and the host as well
+        (ruleset(policy="drop", family="arp"), False),
+        # The order decides.
+        (ruleset([REJECT], [port(1229), ACCEPT]), True),
+        (ruleset([port(1229), ACCEPT], [REJECT]), False),
+        (ruleset([FROM, {"drop": None}], [port(1229), ACCEPT]), True),
+        (ruleset([ON_BR1, REJECT], [port(1229), ACCEPT], policy="drop"), False),
+        (ruleset([STATE_INVALID, {"drop": None}], [port(1229), ACCEPT], policy="drop"), False),
+        (ruleset([STATES, port(1229), ACCEPT], policy="drop"), True),  # only what is established
+        (ruleset([{"jump": {"target": "more"}}], [port(1229), ACCEPT], policy="drop"), True),  # a chain nobody knows
+        (ruleset([{"queue": {"num": 1}}], [port(1229), ACCEPT]), True),
+        (ruleset([{"limit": {"rate": 3}}, port(1229), ACCEPT], policy="drop"), True),
+        (ruleset([{"counter": {}}, {"log": {}}, port(1229), ACCEPT], policy="drop"), False),
+        (ruleset([OF_TCP, REJECT]), False),
+        (ruleset([TO_GROUP, port(1229), ACCEPT], policy="drop"), False),
+        (ruleset([port("@open"), ACCEPT], policy="drop"), True),
+        (ruleset([port(53, "!="), REJECT]), True),
+        (ruleset([port(1229, "!="), REJECT]), False),
+        (ruleset([vmap(["established", ACCEPT], ["invalid", {"drop": None}])]), False),
+        (ruleset([vmap(["established", ACCEPT], ["new", {"drop": None}])]), True),
+        (ruleset([{"vmap": {"key": {"meta": {"key": "iifname"}}, "data": "@zones"}}]), True),
+        (ruleset([{"return": None}], [REJECT]), False),
     ],
 )
 def test_nft_rulesets(text: str, is_missing: bool) -> None:
@@ -99,7 +133,19 @@ def test_nft_rulesets(text: str, is_missing: bool) -> None:
 
 def test_nft_leaves_the_table_of_iptables_to_iptables() -> None:
     text = ruleset(policy="drop", family="ip", table="filter").replace('"in"', '"INPUT"')
-    assert nft_missing(text, UDP) == ()
+    assert nft_missing(text, UDP, [("ip", "filter")]) == ()
+    assert nft_missing(text, UDP) != ()  # it may be somebody's own
+
+
+@pytest.mark.parametrize(("entrance", "is_missing"), [("br0", False), ("br1", True), (None, False)])
+def test_nft_counts_a_chain_only_where_our_packets_come_to_it(entrance: str | None, is_missing: bool) -> None:
+    """An ACCEPT in a chain that another interface leads to lets nobody in from ours."""
+    name = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": entrance}}
+    jump = [*([name] if entrance else []), {"jump": {"target": "inner"}}]
+    found = json.loads(ruleset(jump, policy="drop"))
+    inner = {"family": "inet", "table": "t", "chain": "inner", "expr": [port(1229), ACCEPT]}
+    found["nftables"] += [{"chain": {"family": "inet", "table": "t", "name": "inner"}}, {"rule": inner}]
+    assert bool(nft_missing(json.dumps(found), UDP)) is is_missing
 
 
 def test_iptables_with_reject_lacks_two_rules() -> None:
@@ -123,6 +169,20 @@ def test_iptables_lacks_nothing_once_they_are_typed() -> None:
         ("-A INPUT -p tcp -m tcp --dport 1229 -j ACCEPT", True),
         ("-A INPUT -g own\n-A own -p udp -m udp --dport 1229 -j ACCEPT", False),
         ("-A FORWARD -p udp -m udp --dport 1229 -j ACCEPT", True),
+        ("-A INPUT -p udp -m multiport --dports 53,1200:1300 -j ACCEPT", False),
+        ('-A INPUT -p udp -m udp --dport 1229 -m comment --comment "not \\"-j\\" DROP" -j ACCEPT', False),
+        ("-A INPUT -d 225.0.0.12/32 -p udp -m udp --dport 1229 -j ACCEPT", False),
+        ("-A INPUT -d 10.0.0.1/32 -p udp -m udp --dport 1229 -j ACCEPT", True),
+        ("-A INPUT -i br+ -p udp -m udp --dport 1229 -j ACCEPT", False),
+        ("-A INPUT -j REJECT\n-A INPUT -p udp -m udp --dport 1229 -j ACCEPT", True),
+        ("-A INPUT -i br1 -j REJECT\n-A INPUT -p udp -m udp --dport 1229 -j ACCEPT", False),
+        ("-A INPUT ! -i br1 -j DROP\n-A INPUT -p udp -m udp --dport 1229 -j ACCEPT", True),
+        ("-A INPUT -m conntrack --ctstate INVALID -j DROP\n-A INPUT -p udp -m udp --dport 1229 -j ACCEPT", False),
+        ("-A INPUT -i br1 -j own\n-A own -p udp -m udp --dport 1229 -j ACCEPT", True),
+        ("-A INPUT -m socket -p udp -m udp --dport 1229 -j ACCEPT", True),
+        ("-A INPUT -p udp -m rpfilter --invert -j DROP\n-A INPUT -j ACCEPT", True),
+        ("-A INPUT -j LOG --log-prefix x\n-A INPUT -j ACCEPT", False),
+        ("-A INPUT -j NFQUEUE --queue-num 1\n-A INPUT -j ACCEPT", True),
     ],
 )
 def test_iptables_rules_that_admit_and_that_do_not(rule: str, is_missing: bool) -> None:
@@ -143,7 +203,19 @@ def test_iptables_that_stop_nothing_on_the_way_in(saved: str) -> None:
 
 
 def test_ufw_is_told_by_its_own_command() -> None:
-    assert iptables_missing(read("ufw.iptables-save"), UDP) == ("ufw allow in on br0 to any port 1229 proto udp",)
+    saved = read("ufw.iptables-save")
+    assert iptables_missing(saved, UDP) == ("ufw allow in on br0 to any port 1229 proto udp",)
+    typed = "-A ufw-user-input -i br0 -p udp -m udp --dport 1229 -j ACCEPT\nCOMMIT"
+    assert iptables_missing(saved.replace("COMMIT", typed), UDP) == ()
+    assert iptables_missing(saved.replace("COMMIT", typed.replace("br0", "br1")), UDP) != ()
+
+
+def test_tables_before_the_filter_stop_as_well() -> None:
+    saved = (
+        "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -i br0 -j DROP\nCOMMIT\n*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n"
+    )
+    assert iptables_missing(saved, UDP)[0] == "iptables -t raw -I PREROUTING -i br0 -p udp --dport 1229 -j ACCEPT"
+    assert iptables_missing(saved.replace("-i br0", "-d 172.17.0.2/32"), UDP) == ()  # as Docker 28 writes it
 
 
 def test_ipv6_has_its_own_program() -> None:
@@ -216,9 +288,9 @@ def test_two_listeners_share_the_service() -> None:
     [
         ('multicast { interface = "br0"; }', [UDP]),
         ('multicast { interface = "br0"; family = "ipv6"; }', [Opening("udp", 1229, "br0", "ipv6")]),
-        ("multicast { }", [Opening("udp", 1229, None, igmp=True)]),
+        ("multicast { }", [Opening("udp", 1229, "br0", igmp=True), Opening("udp", 1229, "br1", igmp=True)]),
         ('tcp { address = "10.88.0.1"; port = "1300"; }', [Opening("tcp", 1300, "br0")]),
-        ('tcp { address = "0.0.0.0"; }', [Opening("tcp", 1229, None)]),
+        ('tcp { address = "0.0.0.0"; }', [Opening("tcp", 1229, "br0"), Opening("tcp", 1229, "br1")]),
         ("tcp { }", []),
         ('tcp { address = "::1"; }', []),
         ('serial { mode = "serial"; }', []),
@@ -228,7 +300,78 @@ def test_what_listeners_need(listeners: str, expected: list[Opening]) -> None:
     name = listeners.split()[0]
     text = f'fence_virtd {{ listener = "{name}"; backend = "libvirt"; }} listeners {{ {listeners} }}'
     settings = configuration.read(f'{text} backends {{ libvirt {{ uri = "test:///default"; }} }}'.encode(), "f")
-    assert list(firewall.openings(settings, {"10.88.0.1": "br0"}.get)) == expected
+    assert list(firewall.openings(settings, {"10.88.0.1": "br0"}.get, ["br0", "br1"])) == expected
+
+
+def test_without_guests_a_listener_may_be_asked_from_anywhere() -> None:
+    text = (
+        'fence_virtd { listener = "multicast"; backend = "libvirt"; } backends { libvirt { uri = "test:///default"; } }'
+    )
+    settings = configuration.read(text.encode(), "f")
+    assert firewall.openings(settings, dict[str, str]().get) == (Opening("udp", 1229, None, igmp=True),)
+    [opening] = firewall.openings(settings, dict[str, str]().get)
+    assert opening.address == "225.0.0.12"
+
+
+def install(folder: Path, **programs: str) -> None:
+    """Put shell scripts in place of programs: what is not named is not installed."""
+    for name, text in programs.items():
+        script = folder / name.replace("_", "-")
+        script.write_text(f"#!/bin/sh\n{text}\n")
+        script.chmod(0o755)
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder where programs are found."""
+    monkeypatch.setattr(
+        firewall, "_installed", lambda name: path if Path(path := f"{tmp_path}/{name}").exists() else None
+    )
+    return tmp_path
+
+
+NO_RULES = """echo '{"nftables": []}'"""
+
+
+def test_no_program_and_no_rules_stop_nothing(tools: Path) -> None:
+    assert firewall.look([UDP]) == firewall.Firewall()
+    install(tools, nft=NO_RULES, iptables_save="", firewall_cmd="exit 252")
+    assert firewall.look([UDP]) == firewall.Firewall()
+
+
+@pytest.mark.parametrize(
+    ("programs", "doubt"),
+    [
+        ({"nft": "echo 'Operation not permitted' >&2; exit 1"}, "nft -j list ruleset failed. Operation not permitted."),
+        ({"nft": NO_RULES, "iptables_save": "echo nope >&2; exit 4"}, "iptables-save failed. nope."),
+        ({"nft": "echo nonsense"}, "cannot understand the rules of nft and iptables."),
+        ({"nft": """echo '{"nftables": [{"rule": 7}]}'"""}, "cannot understand the rules of nft and iptables."),
+        ({"iptables_save": "echo '*filter'; echo '-A INPUT \"'"}, "cannot understand the rules of nft and iptables."),
+        ({"firewall_cmd": '[ "$1" = --state ] || { echo "Error: NOT_AUTHORIZED" >&2; exit 253; }'}, "NOT_AUTHORIZED."),
+    ],
+)
+def test_a_program_that_fails_is_a_doubt_and_never_no_rules(tools: Path, programs: dict[str, str], doubt: str) -> None:
+    install(tools, **programs)
+    found = firewall.look([UDP])
+    assert not found.rules and not found.zones and len(found.doubts) == 1 and doubt in found.doubts[0]
+
+
+def test_rules_of_the_other_iptables_are_read_too(tools: Path) -> None:
+    """As iptables-nft 1.8.9 warns of what only iptables-legacy sees."""
+    warning = "# Warning: iptables-legacy tables present, use iptables-legacy-save to see them"
+    install(
+        tools, iptables_save=f"echo '{warning}' >&2", iptables_legacy_save="echo '*filter'; echo ':INPUT DROP [0:0]'"
+    )
+    assert firewall.look([TCP]).rules == ("iptables-legacy -I INPUT -i br0 -p tcp --dport 1229 -j ACCEPT",)
+
+
+def test_rules_beside_firewalld_are_read_too(tools: Path) -> None:
+    install(tools, firewall_cmd='case "$1" in --get-zone*) echo libvirt;; esac', nft=f"echo '{ruleset([REJECT])}'")
+    found = firewall.look([UDP])
+    assert found.zones == ("libvirt",) and not found.commands
+    assert found.rules[0] == 'nft insert rule inet t in iifname "br0" udp dport 1229 accept'
+    install(tools, nft=f"echo '{ruleset([REJECT], table='firewalld')}'")
+    assert firewall.look([UDP]).rules == ()
 
 
 def test_a_command_that_fails_says_why(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,19 +11,20 @@ import pytest
 from vmfence.config import settings as configuration
 from vmfence.config.grammar import parse
 from vmfence.config.settings import MulticastSettings, Settings, TcpSettings
-from vmfence.errors import ConfigError, KeyFileError, UsageError, VmfenceError
-from vmfence.host import choice, ground, unit
+from vmfence.errors import ConfigError, KeyFileError, Unreachable, UsageError, VmfenceError
+from vmfence.host import choice, ground, selfcheck, unit
 from vmfence.host.backends.inventory import GuestFacts, Inventory
 from vmfence.host.choice import Choice, Ground, Wishes, choose
 from vmfence.host.firewall import Firewall
 from vmfence.host.ground import KeyFacts, Site
 from vmfence.host.network import Interface
 from vmfence.host.packet_rules import Opening
-from vmfence.host.setup import State, Step, carry_out, next_commands, plan
+from vmfence.host.setup import State, Step, carry_out, condition, has_changed, next_commands, plan, unfinished
 from vmfence.host.unit import UnitFacts
 from vmfence.protocol.reply import State as GuestState
 
 SYSTEM, SESSION = "qemu:///system", "qemu+unix:///session?socket=/run/user/1000/libvirt/libvirt-sock"
+OWN = "qemu+unix:///session?socket=/run/user/0/libvirt/libvirt-sock"
 CONFIG, KEY = "/etc/vmfence.conf", "/etc/cluster/fence_xvm.key"
 BR0, BR1, VIRBR0 = (Interface(name, is_bridge=True) for name in ("br0", "br1", "virbr0"))
 ETH0 = Interface("eth0")
@@ -109,7 +111,8 @@ def test_where_nothing_fits_it_says_what_to_name(
 @pytest.mark.parametrize(
     ("wishes", "inventories", "uris", "doubts"),
     [
-        (Wishes(), [host(), host(guest("s"), uri=SESSION)], (SESSION,), 0),
+        (Wishes(), [host(), host(guest("s"), uri=OWN)], (OWN,), 0),
+        (Wishes(uris=(SESSION,)), [host(guest("s"), uri=SESSION)], (SESSION,), 0),
         (Wishes(), [ONE, host(guest("s"), uri=SESSION)], (SYSTEM,), 1),
         (Wishes(interface="br0"), [host(), host(uri=SESSION)], (SYSTEM,), 0),
         (Wishes(uris=(SYSTEM, SESSION)), [ONE, host(guest("s"), uri=SESSION)], (SYSTEM, SESSION), 0),
@@ -120,8 +123,16 @@ def test_the_uri(wishes: Wishes, inventories: list[Inventory], uris: tuple[str, 
     assert choice.settings.backend.uris == uris and len(choice.doubts) == doubts
 
 
+def test_the_session_of_another_user_is_served_only_when_named() -> None:
+    where = land(host(), host(guest("s"), uri=SESSION))
+    with pytest.raises(VmfenceError, match="all guests are in sessions of other users") as caught:
+        choose(Wishes(), where)
+    assert f"--uri '{SESSION}'" in caught.value.remedy
+    assert choose(Wishes(), dataclasses.replace(where, users=(0, 1000))).settings.backend.uris == (SESSION,)
+
+
 def test_guests_of_a_session_get_tcp() -> None:
-    choice = choose(Wishes(), land(host(guest("s"), uri=SESSION)))
+    choice = choose(Wishes(), land(host(guest("s"), uri=OWN)))
     assert choice.settings.listeners == (TcpSettings(),) and "10.0.2.2" in choice.listener[1]
     assert next_commands(choice.settings) == ("vmfence list -T 10.0.2.2",)
 
@@ -154,24 +165,36 @@ def test_wishes_that_cannot_be(wishes: Wishes, message: str) -> None:
         choose(wishes, land(ONE, interfaces=interfaces))
 
 
-SILENT = VmfenceError("cannot connect to libvirt")
+NO_ANSWER = Unreachable("cannot connect to libvirt", "refused", "see that it runs")
 
 
 @pytest.mark.parametrize(
-    ("wishes", "inventories", "is_refused"),
+    ("wishes", "inventories", "silent"),
     [
-        (Wishes(), [], True),
-        (Wishes(uris=(SYSTEM, SESSION)), [ONE], True),
-        (Wishes(), [ONE], False),  # a session that does not answer is not our business
+        (Wishes(), [], SYSTEM),
+        (Wishes(uris=(SYSTEM, OWN)), [ONE], OWN),
+        # It may have all the guests: a session is no substitute.
+        (Wishes(), [host(guest("s"), uri=OWN)], SYSTEM),
+        (Wishes(), [host(uri=OWN)], SYSTEM),
+        (Wishes(interface="br0"), [host()], "xen:///system"),
     ],
 )
-def test_a_libvirt_that_does_not_answer(wishes: Wishes, inventories: list[Inventory], is_refused: bool) -> None:
-    where = land(*inventories, silent=(SILENT,))
-    if not is_refused:
-        choose(wishes, where)
-        return
-    with pytest.raises(VmfenceError, match="cannot connect to libvirt"):
-        choose(wishes, where)
+def test_a_libvirt_that_must_answer_and_does_not(wishes: Wishes, inventories: list[Inventory], silent: str) -> None:
+    with pytest.raises(Unreachable, match="cannot connect to libvirt"):
+        choose(wishes, land(*inventories, silent=((silent, NO_ANSWER),)))
+
+
+@pytest.mark.parametrize("silent", [OWN, "xen:///system"])
+def test_a_libvirt_that_is_not_served_and_does_not_answer_is_doubted(silent: str) -> None:
+    choice = choose(Wishes(), land(ONE, silent=((silent, NO_ANSWER),)))
+    assert choice.settings.backend.uris == (SYSTEM,)
+    assert len(choice.doubts) == 1 and "not served" in choice.doubts[0] and "cannot connect" in choice.doubts[0]
+
+
+def test_the_remedy_can_be_typed_whatever_the_network_is_called() -> None:
+    with pytest.raises(VmfenceError) as caught:
+        choose(Wishes(), land(host(guest("a", unresolved=("my net; \x9b",)))))
+    assert "(virsh net-start 'my net; \\x9b')" in caught.value.remedy and "\x9b" not in str(caught.value)
 
 
 OLD = b"""fence_virtd { listener = "multicast"; backend = "libvirt"; }
@@ -309,8 +332,65 @@ def test_a_bad_key_is_an_obstacle_before_anything_is_done() -> None:
 
 def test_rules_of_others_are_left_to_the_administrator() -> None:
     rules = ("nft insert rule ...",)
-    step = next(s for s in plan(Wishes(), new_choice(), site(firewall=Firewall("rules", rules=rules))) if s.commands)
+    step = next(s for s in plan(Wishes(), new_choice(), site(firewall=Firewall(rules=rules))) if s.commands)
     assert (step.name, step.state, step.commands, step.act) == ("firewall", State.BY_HAND, rules, None)
+
+
+def test_a_firewall_that_cannot_be_seen_is_left_to_the_administrator() -> None:
+    steps = plan(Wishes(), new_choice(), site(firewall=Firewall(doubts=("nft failed.",))))
+    step = next(step for step in steps if step.name == "firewall")
+    assert (step.state, step.notes) == (State.BY_HAND, ("nft failed.",)) and "UDP 1229" in step.what
+
+
+def test_rules_beside_firewalld_are_told_beside_it() -> None:
+    found = Firewall(("libvirt",), (("firewall-cmd", "--zone=libvirt"),), rules=("nft insert rule ...",))
+    steps = [step for step in plan(Wishes(), new_choice(), site(firewall=found)) if step.name == "firewall"]
+    assert [step.state for step in steps] == [State.PLANNED, State.BY_HAND]
+
+
+GROUPS = b"""groups {
+group { name = "web"; uuid = "a"; ip = "10.88.0.2"; key_file = "/etc/web.key"; }
+group { name = "db"; uuid = "b"; ip = "10.88.0.3"; } }
+"""
+
+
+def test_keys_of_groups_are_made_and_judged_like_all_others() -> None:
+    settings = old(text=OLD + GROUPS)
+    assert ground.key_files(settings, with_groups=True) == ("/etc/old.key", "/etc/web.key")
+    assert ground.key_files(settings) == ("/etc/old.key",)
+    assert "/etc/web.key" not in condition(settings)  # which is for guests that use the listener's
+    keys = (GOOD_KEY, KeyFacts("/etc/web.key", False))
+    choice = dataclasses.replace(new_choice(), settings=settings, text=None)
+    steps = plan(Wishes(), choice, site(keys=keys, unit=installed(settings)))
+    assert [step.what for step in steps if step.act][:1] == ["make /etc/web.key"]
+    assert states(steps)["service"] == "would do"
+
+
+def test_an_open_listener_needs_its_key_where_a_group_has_one() -> None:
+    text = (OLD + GROUPS).replace(b'interface = "br0";', b'hash = "none"; auth = "none";')
+    text = text.replace(b"fence_virtd {", b'fence_virtd { allow_unauthenticated = "yes";')
+    assert ground.key_files(old(text=text)) == ("/etc/old.key",)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"keys": (KeyFacts("/etc/web.key", True, "f" * 64, owner=1000),)}, {"config_owner": 1000}]
+)
+def test_files_of_another_user_give_the_unit_the_right_to_read_them(facts: dict[str, object]) -> None:
+    choice = dataclasses.replace(new_choice(), text=None)
+    usual = site(keys=(GOOD_KEY,), unit=installed(choice.settings))
+    assert states(plan(Wishes(), choice, usual))["service"] == "unchanged"
+    assert states(plan(Wishes(), choice, dataclasses.replace(usual, **facts)))["service"] == "would do"  # type: ignore[arg-type]
+
+
+def test_a_daemon_that_runs_with_something_else_is_stale(tmp_path: Path) -> None:
+    config = tmp_path / "f"
+    config.write_text("")
+    now = config.stat().st_ctime
+    status = {"config": str(config), "read_at": now + 1, "started_at": now + 1, "keys": []}
+    assert ground.stale_files(status, str(config), str(config)) == ()
+    assert ground.stale_files(status, "/etc/fence_virt.conf", None) == ("/etc/fence_virt.conf",)
+    unit_is_newer = {**status, "started_at": now - 1}
+    assert ground.stale_files(unit_is_newer, str(config), str(config)) == (str(config),)
 
 
 def test_no_step_is_silent_about_being_left_out() -> None:
@@ -345,6 +425,48 @@ def test_steps_stop_at_the_first_that_fails() -> None:
             seen.append(step)
     assert done == ["a"]
     assert states(tuple(seen)) == {"a": "done", "b": "failed", "c": "not done", "d": "unchanged"}
+
+
+def test_an_error_of_the_system_is_a_failed_step() -> None:
+    def fail() -> str:
+        raise OSError(28, "No space left on device", "/etc/x")
+
+    steps = (Step("a", State.PLANNED, "do a", act=fail), Step("b", State.PLANNED, "do b", act=lambda: None))
+    seen: list[Step] = []
+    with pytest.raises(VmfenceError, match="step a failed. /etc/x: No space left on device."):
+        _seen(carry_out(steps, is_dry=False), seen)
+    assert states(tuple(seen)) == {"a": "failed", "b": "not done"} and has_changed(steps, seen)
+
+
+def test_what_is_broken_off_is_told_to_the_end() -> None:
+    def interrupt() -> str:
+        raise KeyboardInterrupt
+
+    steps = (
+        Step("a", State.PLANNED, "do a", act=lambda: None),
+        Step("b", State.PLANNED, "do b", act=interrupt),
+        Step("c", State.UNCHANGED, "is so"),
+        Step("d", State.PLANNED, "do d", act=lambda: None, ends_as=State.GOOD),
+    )
+    seen: list[Step] = []
+    with pytest.raises(KeyboardInterrupt):
+        _seen(carry_out(steps, is_dry=False), seen)
+    rest = tuple(unfinished(steps, len(seen)))
+    assert states(tuple(seen)) == {"a": "done"}
+    assert states(rest) == {"b": "failed", "c": "unchanged", "d": "not done"}
+    assert "interrupted" in rest[0].notes[0] and has_changed(steps, [*seen, *rest])
+    assert not list(unfinished(steps, len(steps)))
+
+
+def test_a_refused_step_and_a_failed_check_have_changed_nothing() -> None:
+    planned = (Step("a", State.FAILED, "x"), Step("check", State.PLANNED, "y", ends_as=State.GOOD))
+    assert not has_changed(planned, [dataclasses.replace(step, state=State.FAILED) for step in planned])
+
+
+def _seen(steps: Iterator[Step], seen: list[Step]) -> None:
+    """Keep the steps as they come, also those before an error."""
+    for step in steps:
+        seen.append(step)
 
 
 def test_a_dry_run_does_nothing() -> None:
@@ -424,3 +546,24 @@ def test_rules_that_name_nobody_are_doubted() -> None:
     assert [doubt.partition("lists ")[2].partition(",")[0] for doubt in doubts] == ["'a1pha'", "'ALPHA'"]
     assert "did you mean alpha?" in doubts[0]
     assert choice._unreachable(settings, (inventory,))[0].startswith("no guest on a bridge reaches 127.0.0.1: alpha")
+
+
+# The check at the end
+
+
+def test_the_answer_of_another_host_is_no_proof() -> None:
+    ours = {"u1", "u2"}
+    selfcheck.check_answer("here", {"u1": "a", "u2": "b"}, ours, ours, has_groups=False)
+    selfcheck.check_answer("here", {"u1": "a", "u3": "new"}, ours, {"u1", "u3"}, has_groups=False)  # defined meanwhile
+    selfcheck.check_answer("here", {}, ours, ours, has_groups=True)
+    selfcheck.check_answer("here", {}, set(), ours, has_groups=False)
+    with pytest.raises(VmfenceError, match="another host answered at here. not of this host: c"):
+        selfcheck.check_answer("here", {"u1": "a", "u9": "c"}, ours, ours, has_groups=True)
+    with pytest.raises(VmfenceError, match="lists no guest. but this host has 2"):
+        selfcheck.check_answer("here", {}, ours, ours, has_groups=False)
+
+
+def test_only_lists_that_were_answered_count() -> None:
+    requests = [("list", "ok", 3), ("list", "dropped", 5), ("status", "ok", 7)]
+    status = {"requests": [{"action": a, "result": r, "count": n} for a, r, n in requests]}
+    assert selfcheck.lists_answered(status) == 3

@@ -62,6 +62,11 @@ def test_it_waits_longer_than_the_daemon_finishes() -> None:
     assert stop_s and float(stop_s[1]) > daemon.FINISH_S
 
 
+def test_setup_waits_until_the_old_daemon_has_finished() -> None:
+    stop_s = re.search(r"^TimeoutStopSec=(\d+)$", unit.shipped_text(), re.MULTILINE)
+    assert stop_s and float(stop_s[1]) <= unit.STOP_S < unit.RESTART_S
+
+
 def test_nothing_of_libvirt_is_required() -> None:
     text = unit.shipped_text()
     after = " ".join(re.findall("^After=(.*)$", text, re.MULTILINE)).split()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
 
+from vmfence.cli.output import Progress, printable
 from vmfence.errors import NotPermitted
 from vmfence.host import ground
 from vmfence.host import setup as host_setup
@@ -50,18 +50,16 @@ def setup(
     """
     wishes = Wishes(uris=uris, firewall=not no_firewall, service=not no_service, check=not no_check, **given)
     _check_rights(wishes, dry_run)
-    with_progress = _Progress()
-    with_progress.show("asking libvirt")
-    try:
+    progress = Progress()
+    with progress:
+        progress.show("asking libvirt")
         found = ground.survey(wishes)
         choice = choose(wishes, found)
-        with_progress.show("looking at key, firewall and service")
-        steps = host_setup.plan(wishes, choice, ground.inspect(wishes, choice.settings, found.addresses))
-    finally:
-        with_progress.clear()
-    report = _Report(choice, dry_run, as_json)
+        progress.show("looking at key, firewall and service")
+        steps = host_setup.plan(wishes, choice, ground.inspect(wishes, choice.settings, found))
+    report = _Report(choice, steps, dry_run, as_json)
     try:
-        for step in with_progress.over(steps, host_setup.carry_out(steps, dry_run)):
+        for step in _watched(progress, steps, host_setup.carry_out(steps, dry_run)):
             report.add(step)
     finally:
         report.end()
@@ -73,68 +71,56 @@ def _check_rights(wishes: Wishes, is_dry: bool) -> None:
         raise NotPermitted("setup changes the files and services of this host", "", remedy)
 
 
-class _Progress:
-    """One line on a terminal that says what is under way, and is gone when it is over; elsewhere nothing."""
-
-    def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
-
-    def show(self, text: str) -> None:
-        self.clear()
-        if self._is_terminal:
-            click.echo(f"{text} ...", nl=False, err=True)
-
-    def clear(self) -> None:
-        if self._is_terminal:
-            click.echo("\r\x1b[K", nl=False, err=True)
-
-    def over(self, planned: Iterable[Step], done: Iterator[Step]) -> Iterator[Step]:
-        """Yield from *done*, showing of each of *planned* that it is under way."""
-        for step in planned:
-            self.show(f"{step.name}: {step.what}")
-            try:
-                finished = next(done)
-            finally:
-                self.clear()
-            yield finished
-        yield from done  # raises what failed
+def _watched(progress: Progress, planned: Iterable[Step], done: Iterator[Step]) -> Iterator[Step]:
+    """Yield from *done*, showing of each of *planned* that it is under way."""
+    for step in planned:
+        progress.show(f"{step.name}: {step.what}")
+        with progress:
+            finished = next(done)
+        yield finished
+    yield from done  # raises what failed
 
 
 class _Report:
     """Shows steps as they are done, or all at the end as JSON."""
 
-    def __init__(self, choice: Choice, is_dry: bool, as_json: bool) -> None:
-        self._choice, self._is_dry, self._as_json = choice, is_dry, as_json
+    def __init__(self, choice: Choice, planned: Sequence[Step], is_dry: bool, as_json: bool) -> None:
+        self._choice, self._planned, self._is_dry, self._as_json = choice, planned, is_dry, as_json
         self._steps: list[Step] = []
 
     def add(self, step: Step) -> None:
         self._steps.append(step)
         if not self._as_json:
-            click.echo("\n".join(_lines(step)))
+            click.echo("\n".join(map(printable, _lines(step))))
 
     def end(self) -> None:
-        """Show what it came to."""
+        """Show what it came to, also when it was broken off."""
+        for step in host_setup.unfinished(self._planned, len(self._steps)):
+            self.add(step)
         states = [step.state for step in self._steps]
         is_ready = State.FAILED not in states
         commands = list(host_setup.next_commands(self._choice.settings)) if is_ready else []
+        has_changed = host_setup.has_changed(self._planned, self._steps) and not self._is_dry
         if self._as_json:
             steps = [step.as_dict() for step in self._steps]
-            found = {"changed": State.DONE in states, "steps": steps, "next": commands}
-            click.echo(json.dumps(found, indent=2))
+            click.echo(json.dumps({"changed": has_changed, "steps": steps, "next": commands}, indent=2))
             return
         click.echo(_summary(states, self._is_dry))
         if commands and not self._is_dry:
             is_complete = not {State.BY_HAND, State.LEFT_OUT} & set(states)
             when = "Next" if is_complete else "Next, when that is done"
-            click.echo(f"{when}, on a guest {host_setup.condition(self._choice.settings)}:")
-            click.echo("".join(f"  {command}\n" for command in commands), nl=False)
+            click.echo(printable(f"{when}, on a guest {host_setup.condition(self._choice.settings)}:"))
+            click.echo("".join(f"  {printable(command)}\n" for command in commands), nl=False)
 
 
 def _summary(states: list[State], is_dry: bool) -> str:
     if is_dry:
-        return "Nothing was changed: --dry-run."
+        is_blocked = State.FAILED in states
+        return "Nothing was changed: --dry-run." + (" It would stop at what failed." if is_blocked else "")
     if State.FAILED in states:
         return "Stopped. Mend what failed and run it again: what is done stays done."
+    if State.DONE not in states and State.BY_HAND in states:
+        return "Nothing was changed. See what is to be done by hand."
     if State.DONE not in states:
         return "Nothing was changed: all was as it must be."
     if State.BY_HAND in states:

@@ -7,14 +7,17 @@ it is, an old fence_virt.conf too.
 from __future__ import annotations
 
 import difflib
+import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vmfence.config import settings as configuration
+from vmfence.config.grammar import shown
 from vmfence.config.settings import KEY_FILE, MULTICAST_ADDRESSES, PORT, MulticastSettings, Settings, TcpSettings
-from vmfence.errors import ConfigError, ListenError, UsageError, VmfenceError
+from vmfence.errors import ConfigError, ListenError, Unreachable, UsageError, VmfenceError
 from vmfence.host import configure, network
-from vmfence.host.backends.inventory import Inventory
+from vmfence.host.backends.inventory import DEFAULT_URI, Inventory
 from vmfence.host.network import Bridge, Interface
 from vmfence.policy import Group
 
@@ -40,14 +43,18 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Ground:
-    """What this host has.  *settings* None: no configuration at *config_path* yet; *addresses*: interface -> IPv4."""
+    """What this host has.  *settings* None: no configuration at *config_path* yet; *addresses*: interface -> IPv4.
+
+    *silent*: the URIs that did not answer, each with its error; *users*: the user ids of whoever runs this.
+    """
 
     config_path: str
     settings: Settings | None
     inventories: tuple[Inventory, ...]
-    silent: tuple[VmfenceError, ...] = ()
+    silent: tuple[tuple[str, VmfenceError], ...] = ()
     interfaces: tuple[Interface, ...] = ()
     addresses: Mapping[str, str] = field(default_factory=dict)
+    users: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,9 @@ def choose(wishes: Wishes, ground: Ground) -> Choice:
     doubts = network.doubts(listener["interface"], inventories) if "interface" in listener else []
     others = [str(one) for one in ground.inventories if one.guests and one not in inventories]
     doubts += [f"not served: {other}; give every URI with --uri if they are to be fenced too" for other in others]
-    return Choice(settings, text, _hypervisor(wishes, inventories), (described(settings), why), tuple(doubts))
+    doubts += [f"not served, and perhaps it has guests: {error}" for _, error in ground.silent]
+    hypervisor = _hypervisor(wishes, inventories, bool(ground.silent))
+    return Choice(settings, text, hypervisor, (described(settings), why), tuple(doubts))
 
 
 def described(settings: Settings) -> str:
@@ -94,18 +103,44 @@ def _where(one: configuration.ListenerSettings) -> str:
 
 
 def _inventories(wishes: Wishes, ground: Ground) -> tuple[Inventory, ...]:
-    """Return what is to be served: all that was named, else the first URI with guests, else the first at all."""
+    """Return what is to be served: all that was named, else the first URI with guests, else the first at all.
+
+    A session is served unasked only if it is of the user who asks, and if it is certain that no system libvirt has
+    guests: one that does not answer may have all of them.
+    """
     if ground.silent and (wishes.uris or ground.settings or not ground.inventories):
-        raise ground.silent[0]
+        raise ground.silent[0][1]
     if wishes.uris or ground.settings:
         return ground.inventories
     with_guests = [one for one in ground.inventories if one.guests]
-    return tuple((with_guests or list(ground.inventories))[:1])
+    of_system = [one for one in with_guests if not _is_session(one.uri)]
+    if of_system:
+        return (of_system[0],)
+    for uri, error in ground.silent:
+        if not _is_session(uri):
+            raise Unreachable(error.what, error.why, f"{error.remedy.rstrip('.')}; or name what to serve with --uri")
+    ours = [one for one in with_guests if _is_of(ground.users, one.uri)]
+    if with_guests and not ours:
+        words = shlex.join(["--uri", with_guests[0].uri])
+        remedy = f"to serve them give {words}; to serve the system, which has none yet, give --uri {DEFAULT_URI}"
+        raise VmfenceError(f"all guests are in sessions of other users: {with_guests[0]}", "", remedy)
+    return tuple((ours or list(ground.inventories))[:1])
 
 
-def _hypervisor(wishes: Wishes, inventories: tuple[Inventory, ...]) -> tuple[str, str]:
+def _is_session(uri: str) -> bool:
+    return "/session" in uri
+
+
+def _is_of(users: Iterable[int], uri: str) -> bool:
+    """Whether *uri* is no session, or one of *users*, as far as its socket tells."""
+    owner = re.search(r"/run/user/(\d+)/", uri)
+    return owner is None or int(owner[1]) in users
+
+
+def _hypervisor(wishes: Wishes, inventories: tuple[Inventory, ...], is_some_silent: bool) -> tuple[str, str]:
     has_guests = any(one.guests for one in inventories)
-    why = "it has guests" if has_guests else "no libvirt of this host has guests yet"
+    who = "libvirt that answers" if is_some_silent else "libvirt of this host"
+    why = "it has guests" if has_guests else f"no {who} has guests yet"
     return "; ".join(map(str, inventories)), "named by --uri" if wishes.uris else why
 
 
@@ -200,9 +235,11 @@ def _without_bridge(bridges: tuple[Bridge, ...], inventories: tuple[Inventory, .
     guests = [guest for one in inventories for guest in one.guests]
     links = sorted({link for guest in guests for link in (*guest.unresolved, *guest.bridges)})
     if links:
-        remedy = f"start it (virsh net-start {links[0]}), or {_NAME_ONE}"
-        raise VmfenceError(f"{', '.join(links)}, to which guests are attached, is not up", "", remedy)
-    if guests and all("/session" in one.uri for one in inventories) and not any(guest.direct for guest in guests):
+        names = sorted({link for guest in guests for link in guest.unresolved})
+        how = f" (virsh net-start {shown(shlex.quote(names[0]))})" if names else ""
+        remedy = f"start it{how}, or {_NAME_ONE}"
+        raise VmfenceError(f"{', '.join(map(shown, links))}, to which guests are attached, is not up", "", remedy)
+    if guests and all(_is_session(one.uri) for one in inventories) and not any(guest.direct for guest in guests):
         why = "guests of a session have no bridge; with user networking they reach this as 10.0.2.2"
         return {"listener": "tcp", "address": LOOPBACK}, why
     if not guests and len(bridges) == 1:

@@ -42,11 +42,15 @@ class KeyFacts:
 
 @dataclass(frozen=True)
 class Site:
-    """What there is around the settings that were chosen.  *rivals*: processes of fence_virtd in our network."""
+    """What there is around the settings that were chosen.
+
+    *rivals*: processes of fence_virtd in our network; *stale*: what was changed since the daemon that runs read it.
+    """
 
     keys: tuple[KeyFacts, ...] = ()
+    config_owner: int = 0
     openings: tuple[Opening, ...] = ()
-    firewall: Firewall = field(default_factory=lambda: Firewall("none"))
+    firewall: Firewall = field(default_factory=Firewall)
     unit: UnitFacts = field(default_factory=UnitFacts)
     program: tuple[str, ...] = ("vmfence",)
     rivals: tuple[int, ...] = ()
@@ -57,10 +61,19 @@ def survey(wishes: Wishes) -> Ground:
     """Return what this host has.  Raises ConfigError, ConfigErrors for a configuration that is there and wrong."""
     path, settings = _configuration(wishes.config)
     uris = wishes.uris or (settings.backend.uris if settings else inventory.candidate_uris())
-    found, silent = inventory.survey(uris, LIBVIRT_S)
+    uris = tuple(dict.fromkeys(uris))
+    found, errors = inventory.survey(uris, LIBVIRT_S)
+    answered = {one.uri for one in found}
+    silent = tuple(zip([uri for uri in uris if uri not in answered], errors))
     interfaces = network.read_interfaces()
     addresses = {one.name: address for one in interfaces if (address := network.ipv4_address(one.name))}
-    return Ground(path, settings, tuple(found), tuple(silent), interfaces, addresses)
+    return Ground(path, settings, tuple(found), silent, interfaces, addresses, _own_users())
+
+
+def _own_users() -> tuple[int, ...]:
+    """Return the user ids that whoever runs this has: root's, and with sudo his own."""
+    behind_sudo = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
+    return (os.geteuid(), *([int(behind_sudo)] if behind_sudo.isdecimal() else []))
 
 
 def _configuration(explicit: str | None) -> tuple[str, Settings | None]:
@@ -86,36 +99,58 @@ def is_unused_sample(settings: Settings) -> bool:
     return replace(sample, listeners=listeners) == settings and not os.path.lexists(key_file)
 
 
-def inspect(wishes: Wishes, settings: Settings, addresses: Mapping[str, str]) -> Site:
+def inspect(wishes: Wishes, settings: Settings, found: Ground) -> Site:
     """Return what there is around *settings*; what is not wished for is not looked at.  Raises VmfenceError."""
-    interfaces = {address: interface for interface, address in addresses.items()}
-    openings = firewall.openings(settings, interfaces.get)
+    interfaces = {address: interface for interface, address in found.addresses.items()}
+    served = [one for one in found.inventories if one.uri in settings.backend.uris]
+    bridges = [one.name for one in network.bridges(found.interfaces, served) if one.guests]
+    openings = firewall.openings(settings, interfaces.get, bridges)
+    facts = unit.look() if wishes.service else UnitFacts()
     return Site(
-        keys=tuple(map(read_key, key_files(settings))),
+        keys=tuple(map(read_key, key_files(settings, with_groups=True))),
+        config_owner=os.stat(settings.path).st_uid if os.path.exists(settings.path) else 0,
         openings=openings,
-        firewall=firewall.look(openings) if wishes.firewall else Firewall("none"),
-        unit=unit.look() if wishes.service else UnitFacts(),
+        firewall=firewall.look(openings) if wishes.firewall else Firewall(),
+        unit=facts,
         program=unit.program(),
         rivals=tuple(rivals()),
-        stale=_stale(settings) if wishes.service else (),
+        stale=_stale(settings, facts.path) if wishes.service else (),
     )
 
 
-def _stale(settings: Settings) -> tuple[str, ...]:
+def _stale(settings: Settings, unit_path: str | None) -> tuple[str, ...]:
     """Return what was changed since the daemon that runs read it; nothing when none runs."""
     try:
-        return tuple(control.stale_files(control.ask(settings.daemon.control_socket)))
+        status = control.ask(settings.daemon.control_socket)
     except VmfenceError:
         return ()
+    return stale_files(status, settings.path, unit_path)
 
 
-def key_files(settings: Settings) -> tuple[str, ...]:
-    """Return the key files of the listeners, each once; none for a listener that needs none."""
+def stale_files(status: Mapping[str, object], config: str, unit_path: str | None) -> tuple[str, ...]:
+    """Return what the daemon of *status* does not run with, or not as it is now: files, configuration, unit."""
+    found = control.stale_files(dict(status))
+    if status.get("config") != os.path.abspath(config):
+        found.append(config)
+    started_at = status.get("started_at")
+    with contextlib.suppress(OSError):
+        if unit_path and isinstance(started_at, float) and os.stat(unit_path).st_ctime > started_at:
+            found.append(unit_path)
+    return tuple(dict.fromkeys(found))
+
+
+def key_files(settings: Settings, with_groups: bool = False) -> tuple[str, ...]:
+    """Return the key files that the daemon needs for the listeners, *with_groups* for access rules too; each once.
+
+    A listener that asks for no authentication needs its key none the less where a group has a key.
+    """
+    of_groups = [group.key_file for group in settings.groups or () if group.key_file is not None]
     found = []
     for one in settings.listeners:
         hashes = {getattr(one, "hash", Hash.NONE), getattr(one, "auth", Hash.NONE)}
-        if hashes != {Hash.NONE}:
-            found.append(str(getattr(one, "key_file", "")))
+        if hashes != {Hash.NONE} or of_groups:
+            found.append(str(getattr(one, "key_file", None) or ""))
+    found += of_groups if with_groups else []
     return tuple(dict.fromkeys(path for path in found if path))
 
 

@@ -1,140 +1,142 @@
-"""Packet rules that nobody but their owner may change: do they stop a request, and which command would let it in?
+"""What a request needs of a firewall, and what rules do to it: is it admitted, stopped, or can nobody tell?  Pure.
 
-Reads what ``nft -j list ruleset`` (nftables 1.0.6) and ``iptables-save`` (1.8.9) write; pure.  A rule is taken to admit
-a request only if it says nothing else, and a drop or reject anywhere on the way is taken to stop it: better one
+Rules are walked in their order.  A condition that we cannot judge makes a rule a perhaps: one that stops may then stop
+us, one that accepts is not relied on.  So "nothing stops requests" is said only when it is certain: better one
 needless piece of advice than silence.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
-_FAMILIES = {"ipv4": ("inet", "ip"), "ipv6": ("inet", "ip6")}
+import enum
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What one listener needs: *port* of *protocol* (udp, tcp) from *interface* (None: any); *igmp* as well."""
+    """What one listener needs: *port* of *protocol* (udp, tcp) from *interface* (None: any); *igmp* as well.
+
+    *address*: where requests go to, "" when that is not known.  Requests by UDP are always multicast.
+    """
 
     protocol: str
     port: int
     interface: str | None
     family: str = "ipv4"
     igmp: bool = False
+    address: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         where = f" on {self.interface}" if self.interface else ""
         return f"{self.protocol.upper()} {self.port}{' and IGMP' if self.igmp else ''}{where}"
 
 
-def nft_missing(ruleset: str, opening: Opening) -> tuple[str, ...]:
-    """Return the nft commands that let *opening* in, none when nothing in *ruleset* (nft -j) can stop it.
+class Match(enum.Enum):
+    """Whether a rule's condition holds for the packets of a request."""
 
-    Chains that belong to iptables are left to iptables_missing().
-    """
-    entries = json.loads(ruleset)["nftables"]
-    rules = [entry["rule"] for entry in entries if "rule" in entry]
-    found = []
-    for chain in (entry["chain"] for entry in entries if "chain" in entry):
-        if not _filters_input(chain) or chain["family"] not in _FAMILIES[opening.family]:
-            continue
-        reached = list(_reached(rules, chain["name"], chain))
-        stops = chain.get("policy") == "drop" or any(_has(rule, "drop") or _has(rule, "reject") for rule in reached)
-        if stops and not any(_nft_admits(rule, opening) for rule in reached):
-            found += _nft_commands(chain, opening)
-    return tuple(found)
+    YES = 1
+    NO = 2
+    MAYBE = 3
 
+    def inverted(self) -> Match:
+        """Return what holds for the opposite condition."""
+        return {Match.YES: Match.NO, Match.NO: Match.YES}.get(self, self)
 
-def _filters_input(chain: dict[str, Any]) -> bool:
-    is_of_iptables = chain["table"] == "filter" and chain["name"] == "INPUT"
-    return chain.get("hook") == "input" and chain.get("type") == "filter" and not is_of_iptables
+    @staticmethod
+    def of(is_so: bool) -> Match:
+        """Return what is certain."""
+        return Match.YES if is_so else Match.NO
 
+    @staticmethod
+    def all(found: Iterable[Match]) -> Match:
+        """Return whether all of *found* hold; YES for none."""
+        matches = set(found)
+        return Match.NO if Match.NO in matches else Match.MAYBE if Match.MAYBE in matches else Match.YES
 
-def _reached(rules: list[dict[str, Any]], name: str, base: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Return the rules of the chain *name* and of all chains that it leads to, in the table of *base*."""
-    names = [name]
-    for current in names:  # grows while we go
-        for rule in rules:
-            if (rule["family"], rule["table"], rule["chain"]) == (base["family"], base["table"], current):
-                yield rule
-                names += [target for target in _targets(rule) if target not in names]
+    @staticmethod
+    def any(found: Iterable[Match]) -> Match:
+        """Return whether one of *found* holds; NO for none."""
+        return Match.all(match.inverted() for match in found).inverted()
 
 
-def _targets(rule: dict[str, Any]) -> list[str]:
-    return [step[verb]["target"] for step in rule.get("expr", ()) for verb in ("jump", "goto") if verb in step]
+class Verdict(enum.Enum):
+    """What a rule does with a packet that it matches."""
+
+    ACCEPT = "accept"
+    DROP = "drop"
+    RETURN = "return"
+    JUMP = "jump"
+    GOTO = "goto"
 
 
-def _has(rule: dict[str, Any], verdict: str) -> bool:
-    return any(verdict in step for step in rule.get("expr", ()))
+@dataclass(frozen=True)
+class Rule:
+    """One rule as it concerns our packets; *target*: the chain of a jump or goto."""
+
+    match: Match
+    verdict: Verdict
+    target: str = ""
 
 
-def _nft_admits(rule: dict[str, Any], opening: Opening) -> bool:
-    """Whether *rule* accepts this port, under no other condition than that it comes from the right interface."""
-    port = {"payload": {"protocol": opening.protocol, "field": "dport"}}
-    matches = [step["match"] for step in rule.get("expr", ()) if "match" in step]
-    ports = [m for m in matches if m["left"] == port and m["op"] in ("==", "in") and _holds(m["right"], opening.port)]
-    rest = [m for m in matches if m not in ports]
-    here = {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": opening.interface}
-    return _has(rule, "accept") and bool(ports) and all(match == here for match in rest)
+_UNSEEN = (Rule(Match.MAYBE, Verdict.DROP),)
 
 
-def _holds(value: Any, port: int) -> bool:
-    if isinstance(value, dict) and "set" in value:
-        return any(_holds(each, port) for each in value["set"])
-    if isinstance(value, dict) and "range" in value:
-        first, last = value["range"]
-        return bool(first <= port <= last)
-    return bool(value == port)
+class _Fate(enum.Enum):
+    ADMITTED = 1
+    STOPPED = 2
+    PASSED = 3  # came to the end of the chain
 
 
-def _nft_commands(chain: dict[str, Any], opening: Opening) -> list[str]:
-    begin = f"nft insert rule {chain['family']} {chain['table']} {chain['name']}"
-    begin += f' iifname "{opening.interface}"' if opening.interface else ""
-    lines = [f"{begin} {opening.protocol} dport {opening.port} accept"]
-    return lines + ([f"{begin} ip protocol igmp accept"] if opening.igmp else [])
+def may_stop(chains: Mapping[str, Sequence[Rule]], base: str, is_admitting: bool) -> bool:
+    """Whether the chain *base* may stop our packets; *is_admitting*: its policy."""
+    fates = _fates(chains, base, {})
+    return _Fate.STOPPED in fates or (_Fate.PASSED in fates and not is_admitting)
 
 
-def iptables_missing(saved: str, opening: Opening) -> tuple[str, ...]:
-    """Return the commands that let *opening* in, none when nothing in *saved* (iptables-save) can stop it."""
-    rules = [line.split() for line in _filter_table(saved).splitlines()]
-    reached = list(_iptables_reached(rules))
-    stops = [":INPUT", "DROP"] in (rule[:2] for rule in rules)
-    stops = stops or any(rule[rule.index("-j") + 1] in ("DROP", "REJECT") for rule in reached if "-j" in rule)
-    if not stops or any(_iptables_admits(rule, opening) for rule in reached):
-        return ()
-    if any(rule[1].startswith(("ufw-", "ufw6-")) for rule in reached):
-        device = f"in on {opening.interface} " if opening.interface else ""
-        return (f"ufw allow {device}to any port {opening.port} proto {opening.protocol}",)
-    begin = f"{'ip6tables' if opening.family == 'ipv6' else 'iptables'} -I INPUT"
-    begin += f" -i {opening.interface}" if opening.interface else ""
-    lines = [f"{begin} -p {opening.protocol} --dport {opening.port} -j ACCEPT"]
-    return tuple(lines + ([f"{begin} -p igmp -j ACCEPT"] if opening.igmp else []))
+def _fates(chains: Mapping[str, Sequence[Rule]], name: str, known: dict[str, set[_Fate]]) -> set[_Fate]:
+    """Return what may become of our packets in the chain *name*.  The kernel admits no loops of chains."""
+    if name in known:
+        return known[name]
+    known[name] = {_Fate.STOPPED}  # what a loop would do
+    found: set[_Fate] = set()
+    for rule in chains.get(name, _UNSEEN):
+        if rule.match is not Match.NO:
+            fates, goes_on = _follow(rule, chains, known)
+            found |= fates
+            if rule.match is Match.YES and not goes_on:
+                break
+    else:
+        found.add(_Fate.PASSED)
+    known[name] = found
+    return found
 
 
-def _filter_table(saved: str) -> str:
-    """Return the part of *saved* that is the table filter."""
-    return "".join(part.partition("\nCOMMIT")[0] for part in f"\n{saved}".split("\n*filter\n")[1:])
+def _follow(rule: Rule, chains: Mapping[str, Sequence[Rule]], known: dict[str, set[_Fate]]) -> tuple[set[_Fate], bool]:
+    """Return what *rule* may do to a packet that it matches, and whether that may go on to the next rule."""
+    if rule.verdict is Verdict.ACCEPT:
+        return {_Fate.ADMITTED}, False
+    if rule.verdict is Verdict.DROP:
+        return {_Fate.STOPPED}, False
+    if rule.verdict is Verdict.RETURN:
+        return {_Fate.PASSED}, False
+    fates = _fates(chains, rule.target, known)
+    if rule.verdict is Verdict.GOTO:
+        return fates, False
+    return fates - {_Fate.PASSED}, _Fate.PASSED in fates
 
 
-def _iptables_reached(rules: list[list[str]]) -> Iterator[list[str]]:
-    """Return the rules of INPUT and of all chains that it leads to."""
-    names = ["INPUT"]
-    for current in names:  # grows while we go
-        for rule in rules:
-            if rule[:2] == ["-A", current]:
-                yield rule
-                target = next((rule[at + 1] for at, word in enumerate(rule) if word in ("-j", "-g")), current)
-                names += [target] if target not in names else []
+def goes_to(opening: Opening, network: str) -> Match:
+    """Return whether requests go to an address in *network* (1.2.3.4, 1.2.3.0/24).  Raises ValueError."""
+    if not opening.address:
+        return Match.MAYBE
+    return Match.of(ipaddress.ip_address(opening.address) in ipaddress.ip_network(network, strict=False))
 
 
-def _iptables_admits(rule: list[str], opening: Opening) -> bool:
-    """Whether *rule* accepts this port on this interface, without any further condition."""
-    if rule[-2:] != ["-j", "ACCEPT"]:
-        return False
-    words = rule[2:-2]
-    wanted = ["-p", opening.protocol, "-m", opening.protocol, "--dport", str(opening.port)]
-    device = ["-i", opening.interface] if opening.interface else []
-    return words in (wanted, [*device, *wanted])
+def comes_from(opening: Opening, interface: str, wildcard: str) -> Match:
+    """Return whether requests come from *interface*, whose last letter may be the *wildcard* of the program."""
+    if opening.interface is None:
+        return Match.MAYBE
+    if interface.endswith(wildcard):
+        return Match.of(opening.interface.startswith(interface[:-1]))
+    return Match.of(opening.interface == interface)

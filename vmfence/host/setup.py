@@ -20,6 +20,7 @@ from vmfence.config.settings import SEARCH_PATHS, STATE_DIR, MulticastSettings, 
 from vmfence.errors import VmfenceError
 from vmfence.host import configure, firewall, ground, selfcheck, unit
 from vmfence.host.choice import Choice, Wishes
+from vmfence.host.firewall import Firewall
 from vmfence.host.ground import KeyFacts, Site
 
 Act = Callable[[], "str | None"]
@@ -70,7 +71,7 @@ def plan(wishes: Wishes, choice: Choice, site: Site) -> tuple[Step, ...]:
         Step("listener", State.CHOSEN, *choice.listener, notes=choice.doubts),
         *(_key_step(key) for key in site.keys),
         _config_step(choice),
-        _firewall_step(wishes, site),
+        *_firewall_steps(wishes, site),
         *_rival_steps(wishes, site),
         _service_step(wishes, settings, site, is_new),
         _check_step(wishes, settings, site),
@@ -80,7 +81,8 @@ def plan(wishes: Wishes, choice: Choice, site: Site) -> tuple[Step, ...]:
 def carry_out(steps: Sequence[Step], is_dry: bool) -> Iterator[Step]:
     """Yield each step as it stands once it is dealt with.
 
-    Nothing is changed when *is_dry*.  Raises the VmfenceError of a step that fails, after all have been yielded.
+    Nothing is changed when *is_dry*.  Raises the VmfenceError of a step that fails, after all have been yielded.  What
+    else ends it, Ctrl-C above all, ends it at once: what was not yielded is for unfinished() to tell.
     """
     failure: VmfenceError | None = None
     for step in steps:
@@ -92,12 +94,46 @@ def carry_out(steps: Sequence[Step], is_dry: bool) -> Iterator[Step]:
             yield step
         else:
             try:
-                yield replace(step, state=step.ends_as, what=step.act() or step.what)
+                done = replace(step, state=step.ends_as, what=_carried_out(step))
             except VmfenceError as error:
                 failure = error
-                yield replace(step, state=State.FAILED, why=str(error))
+                done = replace(step, state=State.FAILED, why=str(error))
+            yield done
     if failure is not None:
         raise failure
+
+
+def _carried_out(step: Step) -> str:
+    assert step.act is not None
+    try:
+        return step.act() or step.what
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        remedy = "mend that, then run this again"
+        raise VmfenceError(f"step {step.name} failed", f"{where}{error.strerror or error}", remedy) from error
+
+
+def unfinished(steps: Sequence[Step], finished: int) -> Iterator[Step]:
+    """Yield how the rest of *steps* stands after carry_out() was broken off, when *finished* had been yielded."""
+    under_way = True
+    for step in steps[finished:]:
+        if step.act is None:
+            yield step
+        elif under_way:
+            under_way = False
+            note = "interrupted: it may be done, in part or not at all; run setup again to be sure"
+            yield replace(step, state=State.FAILED, notes=(*step.notes, note))
+        else:
+            yield replace(step, state=State.NOT_DONE)
+
+
+def has_changed(planned: Sequence[Step], ended: Sequence[Step]) -> bool:
+    """Whether anything was changed, or may have been by a step that failed on its way."""
+    return any(
+        after.state is State.DONE
+        or (after.state is State.FAILED and before.state is State.PLANNED and before.ends_as is State.DONE)
+        for before, after in zip(planned, ended)
+    )
 
 
 def next_commands(settings: Settings) -> tuple[str, ...]:
@@ -164,15 +200,24 @@ def _write_config(path: str, text: bytes) -> str:
     return f"wrote {path}"
 
 
-def _firewall_step(wishes: Wishes, site: Site) -> Step:
+def _firewall_steps(wishes: Wishes, site: Site) -> Iterator[Step]:
     wanted, found = ", ".join(map(str, site.openings)), site.firewall
     if not wishes.firewall:
-        return Step("firewall", State.LEFT_OUT, f"needs to let in {wanted or 'nothing'}", "--no-firewall")
-    if found.kind == "rules":
+        yield Step("firewall", State.LEFT_OUT, f"needs to let in {wanted or 'nothing'}", "--no-firewall")
+        return
+    if found.zones:
+        yield _firewalld_step(wanted, found)
+    if found.rules:
         why = "its rules may stop requests, and belong to somebody else; keep the rule over the next boot as well"
-        return Step("firewall", State.BY_HAND, f"let in {wanted}", why, found.rules)
-    if found.kind == "none":
-        return Step("firewall", State.UNCHANGED, "nothing on this host stops requests" if wanted else "not needed")
+        yield Step("firewall", State.BY_HAND, f"let in {wanted}", why, found.rules, found.doubts)
+    elif found.doubts:
+        why = "it cannot be seen whether a firewall stops requests"
+        yield Step("firewall", State.BY_HAND, f"let in {wanted}", why, notes=found.doubts)
+    elif not found.zones:
+        yield Step("firewall", State.UNCHANGED, "nothing on this host stops requests" if wanted else "not needed")
+
+
+def _firewalld_step(wanted: str, found: Firewall) -> Step:
     zones = " and ".join(dict.fromkeys(found.zones))
     if not found.commands:
         return Step("firewall", State.UNCHANGED, f"firewalld zone {zones} lets in {wanted}")
@@ -211,26 +256,26 @@ def _service_step(wishes: Wishes, settings: Settings, site: Site, is_new: bool) 
     if not site.unit.is_manager:
         why = "no systemd runs here: have this machine's service manager run the daemon"
         return Step("service", State.BY_HAND, "start the daemon", why, (command,))
-    more = unit.extras(settings, [key.owner for key in site.keys])
+    more = unit.extras(settings, [site.config_owner, *(key.owner for key in site.keys)])
     is_fit = site.unit.is_packaged and not more and settings.path in SEARCH_PATHS
     text = site.unit.text if is_fit else unit.render(unit.shipped_text(), site.program, settings.path, more)
     is_same = site.unit.text == text
     if is_same and site.unit.is_enabled and site.unit.is_active and not is_new and site.stale:
-        why = f"changed since it was read: {', '.join(site.stale)}"
-        act = partial(_start_service, None, settings, True)
+        why = f"it does not run with what is there now: {', '.join(site.stale)}"
+        act = partial(_start_service, None, settings)
         return Step("service", State.PLANNED, f"restart {unit.NAME}", why, act=act)
     if is_same and site.unit.is_enabled and site.unit.is_active and not is_new:
         return Step("service", State.UNCHANGED, f"{unit.NAME} is enabled and runs")
-    act = partial(_start_service, None if is_same else text, settings, site.unit.is_active)
+    act = partial(_start_service, None if is_same else text, settings)
     what = "" if is_same else f"install {unit.INSTALL_PATH}, "
     return Step("service", State.PLANNED, f"{what}enable and start {unit.NAME}", act=act)
 
 
-def _start_service(text: str | None, settings: Settings, is_active: bool) -> str:
+def _start_service(text: str | None, settings: Settings) -> str:
     if text is not None:
         folder = settings.daemon.state_dir
         unit.install(text, [] if folder == STATE_DIR else [folder])
-    unit.start(is_restart=is_active)
+    unit.start()
     return f"{unit.NAME} is enabled and runs" + (f", by {unit.INSTALL_PATH}" if text is not None else "")
 
 
@@ -238,7 +283,8 @@ def _check_step(wishes: Wishes, settings: Settings, site: Site) -> Step:
     if not wishes.check:
         return Step("check", State.LEFT_OUT, "not tried", "--no-check")
     must_serve = wishes.service and site.unit.is_manager
-    suspect = "type the commands of step firewall first, then run this again" if site.firewall.rules else ""
+    is_open = not site.firewall.rules and not site.firewall.doubts
+    suspect = "" if is_open else "do by hand what step firewall says, then run this again"
     act = partial(_check, settings.path, site.program, must_serve, suspect)
     what = "settings, key, libvirt and listener; a request like a guest's"
     return Step("check", State.PLANNED, what, act=act, ends_as=State.GOOD)

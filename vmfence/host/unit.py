@@ -33,7 +33,9 @@ INSTALL_PATH = f"/etc/systemd/system/{NAME}"
 _PACKAGED = tuple(f"{folder}/systemd/system/{NAME}" for folder in ("/usr/local/lib", "/usr/lib", "/lib"))
 _RUNNING_SYSTEMD = "/run/systemd/system"  # sd_booted(3)
 _HIDDEN = ("/tmp/", "/var/tmp/")  # PrivateTmp
-_START_S = 45.0
+# One that runs may take TimeoutStopSec= of the unit to finish what is under way, before the new one starts.
+STOP_S, _START_S = 60.0, 45.0
+RESTART_S = STOP_S + _START_S
 _ASK_S = 15.0
 
 
@@ -118,12 +120,11 @@ def look() -> UnitFacts:
         return UnitFacts()
     path = next((path for path in (INSTALL_PATH, *_PACKAGED) if os.path.exists(path)), None)
     text = (configure.read_file(path) or b"").decode("utf-8", "replace") if path else ""
-    enabled, active, rival = (
-        _systemctl("is-enabled", NAME) == "enabled",
-        _systemctl("is-active", NAME) in ("active", "reloading"),
-        _systemctl("is-enabled", RIVAL) == "enabled",
-    )
-    return UnitFacts(True, path, text, enabled, active, rival)
+    state = _systemctl("is-active", NAME)
+    if not state:
+        raise VmfenceError("systemd does not say how the service stands", "", "see: systemctl status, or --no-service")
+    is_enabled, is_rival_enabled = (_systemctl("is-enabled", name) == "enabled" for name in (NAME, RIVAL))
+    return UnitFacts(True, path, text, is_enabled, state in ("active", "reloading"), is_rival_enabled)
 
 
 def install(text: str, folders: Iterable[str] = ()) -> None:
@@ -136,18 +137,27 @@ def install(text: str, folders: Iterable[str] = ()) -> None:
     before = configure.read_file(INSTALL_PATH)
     if before != text.encode():
         configure.replace_file(INSTALL_PATH, before, text.encode())
-    os.chmod(INSTALL_PATH, 0o644)  # systemd complains about units that only root may read
+    try:
+        os.chmod(INSTALL_PATH, 0o644)  # systemd complains about units that only root may read
+    except OSError as error:
+        raise VmfenceError(f"cannot set the mode of {INSTALL_PATH}", error.strerror or str(error)) from error
+
+
+def start() -> None:
+    """Have the service started now, with its unit as it is, and at every boot.
+
+    Always a restart: what is just starting may have read what was there before.  Raises VmfenceError with the daemon's
+    last words.
+    """
     _must("daemon-reload")
-
-
-def start(is_restart: bool) -> None:
-    """Have the service started now and at every boot.  Raises VmfenceError with the daemon's last words."""
     _must("enable", NAME)
     try:
-        done = proc.run(["systemctl", "restart" if is_restart else "start", NAME], _START_S)
-        why = "" if done.status == 0 else done.stderr.strip().partition("\n")[0]
+        done = proc.run(["systemctl", "restart", NAME], RESTART_S)
+        why = (
+            "" if done.status == 0 else done.stderr.strip().partition("\n")[0] or f"systemctl ended with {done.status}"
+        )
     except DeadlineExceeded:
-        why = f"it is not ready after {_START_S:.0f} s"
+        why = f"it is not ready after {RESTART_S:.0f} s"
     if why:
         remedy = f"see journalctl -u {NAME}"
         raise VmfenceError("the service does not start", _last_words() or why, remedy)
