@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BUILD_PACKAGES := gcc libvirt-dev pkg-config python3-dev python3-venv
-TEST_PACKAGES := $(BUILD_PACKAGES) dbus dmidecode dnsmasq-base fence-virt fence-virtd fish iproute2 ipset iptables libvirt-clients \
-	libvirt-daemon-system mandoc nftables pacemaker pacemaker-cli-utils pcs qemu-system-x86 systemd systemd-container zsh
+TEST_PACKAGES := $(BUILD_PACKAGES) corosync dbus dmidecode dnsmasq-base fence-virt fence-virtd fish iproute2 ipset iptables \
+	libvirt-clients libvirt-daemon-system mandoc nftables pacemaker pacemaker-cli-utils pcs procps qemu-system-x86 systemd \
+	systemd-container zsh
 # Installed, it would be started and close this machine: only where no systemd runs to do that.
 TEST_PACKAGES += $(if $(wildcard /run/systemd/system),,firewalld)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import requirements
+from lab import cluster, requirements
+from lab.cluster import ClusterLab
 from lab.hypervisor import Hypervisor
 from lab.net import Bridge
 from lab.ours import CommandLine
@@ -51,3 +52,19 @@ def hypervisor(tmp_path_factory: pytest.TempPathFactory, bridge: Bridge) -> Iter
     """A libvirtd of our own, in the bridge's host namespace.  Tests that stop it make their own."""
     with Hypervisor(tmp_path_factory.mktemp("libvirt"), bridge.host) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def cluster_lab(tmp_path_factory: pytest.TempPathFactory, vmfence: CommandLine) -> Iterator[ClusterLab]:
+    """A Pacemaker cluster of two nodes and our daemon; its tests take it by way of ``lab``."""
+    if missing := cluster.missing():
+        pytest.skip(f"needs {', '.join(missing)}")
+    with ClusterLab(vmfence, tmp_path_factory.mktemp("cluster")) as made:
+        yield made
+
+
+@pytest.fixture
+def lab(cluster_lab: ClusterLab) -> ClusterLab:
+    """The cluster, online and without anything that tests before have made or broken."""
+    cluster_lab.reset()
+    return cluster_lab
