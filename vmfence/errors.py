@@ -109,3 +109,30 @@ class ConfigErrors(VmfenceError):
     def __init__(self, faults: tuple[ConfigError, ...]) -> None:
         self.faults = faults
         super().__init__("; ".join(str(fault).rstrip(".") for fault in faults))
+
+
+class ToolMissing(VmfenceError):
+    """An outside program that this needs is not installed."""
+
+    exit_code = 4
+
+
+class ClusterUnreachable(VmfenceError):
+    """Pacemaker or one of its daemons does not answer on this machine, so nothing is known of the cluster."""
+
+    exit_code = 4
+
+
+class CommandError(VmfenceError):
+    """An outside program failed: *status* is its exit code, or minus the signal that ended it.
+
+    The text shows what the program itself wrote, at most its last lines; *stderr* holds all of it.
+    """
+
+    LINES_MAX = 5
+
+    def __init__(self, argv: tuple[str, ...], status: int, stderr: str, remedy: str = "") -> None:
+        self.argv, self.status, self.stderr = argv, status, stderr
+        lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+        ended = f"was ended by signal {-status}" if status < 0 else f"failed with exit code {status}"
+        super().__init__(f"{argv[0]} {ended}", "; ".join(lines[-self.LINES_MAX :]), remedy)

@@ -9,11 +9,13 @@ import click
 
 from vmfence import __version__
 from vmfence.cli.lazy import LazyGroup
+from vmfence.cli.output import printable
 from vmfence.errors import ConfigErrors, UsageError, VmfenceError
 
 vmfence = LazyGroup(
     {
         "agent": ("vmfence.cli.agent", "agent", "The fence agent: options of fence_xvm, or key=value on stdin."),
+        "cluster": ("vmfence.cli.cluster", "cluster", "Commands for a cluster node."),
         "demo": ("vmfence.cli.demo", "demo", "See it work: daemon and agent over loopback, no root, no hypervisor."),
         "guest": ("vmfence.cli.guest", "guest", "Commands for a guest that is a cluster node."),
         "host": ("vmfence.cli.host", "host", "Commands for the hypervisor machine."),
@@ -48,7 +50,7 @@ def run() -> int:
             click.echo(f"error: {fault}", err=True)
         return errors.exit_code
     except VmfenceError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(str(error))}", err=True)
         return error.exit_code
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -16,7 +16,10 @@ HASH_NAMES = tuple(str(kind) for kind in Hash)
 
 @dataclass(frozen=True)
 class Inquiry:
-    """Whom to ask and how: *ipaddr* by TCP, else the multicast group *address* ("": the usual one)."""
+    """Whom to ask and how: *ipaddr* by TCP, else the multicast group *address* ("": the usual one).
+
+    *callback_port*: where the host calls back after multicast, 0 for any free port, None for *port*.
+    """
 
     ipaddr: str | None = None
     address: str = ""
@@ -26,6 +29,7 @@ class Inquiry:
     hash_name: str = "sha256"
     auth_name: str = "sha256"
     timeout_s: float = 15.0
+    callback_port: int | None = None
 
 
 def list_guests(inquiry: Inquiry) -> list[Record]:
@@ -37,7 +41,13 @@ def list_guests(inquiry: Inquiry) -> list[Record]:
     hash_type, auth = Hash.named(inquiry.hash_name), Hash.named(inquiry.auth_name)
     is_open = hash_type is Hash.NONE and auth is Hash.NONE
     key = None if is_open else Key(keyfile.read(inquiry.key_file))
-    transport = Transport("multicast", address=inquiry.address, port=inquiry.port, family=inquiry.family)
+    transport = Transport(
+        "multicast",
+        address=inquiry.address,
+        port=inquiry.port,
+        family=inquiry.family,
+        callback_port=inquiry.callback_port,
+    )
     if inquiry.ipaddr is not None:
         transport = Transport("tcp", address=inquiry.ipaddr, port=inquiry.port)
     answer = ask(Action.LIST, "", transport, key, hash_type=hash_type, auth=auth, timeout_s=inquiry.timeout_s)

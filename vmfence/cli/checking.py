@@ -1,0 +1,135 @@
+"""What all ``check`` commands share: options, one line for each check, JSON, exit codes, explanations."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable, TypeVar
+
+import click
+
+from vmfence.cli.output import printable
+from vmfence.diagnose import Outcome, Report
+from vmfence.errors import UsageError
+from vmfence.findings import Check, Fault, NotAsked, Severity
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+ALL = "all"
+_COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red", "unknown": "magenta"}
+_WORD_WIDTH = max(map(len, _COLOURS))
+_INDENT = " " * (_WORD_WIDTH + 2)
+
+
+def check_options(command: Command) -> Command:
+    """Add the options of every check command; they arrive as strict, as_json, quiet, only, skip and code."""
+    for option in (
+        click.option("--explain", "code", metavar="CODE", help="Tell what a code means, and end; all: list the codes."),
+        click.option("--skip", metavar="CODE", multiple=True, help="Not this check. Several: again."),
+        click.option("--only", metavar="CODE", multiple=True, help="Only this check. Several: again."),
+        click.option("-q", "--quiet", is_flag=True, help="Show warnings and errors alone."),
+        click.option("--json", "as_json", is_flag=True, help="As JSON."),
+        click.option("--strict", is_flag=True, help="A warning is a failure too."),
+    ):
+        command = option(command)
+    return command
+
+
+def known(checks: Sequence[Check], *codes: str) -> None:
+    """Raise UsageError for the first of *codes* that none of *checks* has."""
+    for code in codes:
+        find(checks, code)
+
+
+def find(checks: Sequence[Check], code: str) -> Check:
+    """Return the check of that code.  Raises UsageError, with the nearest code."""
+    by_code = {check.code: check for check in checks}
+    if code not in by_code:
+        nearest = difflib.get_close_matches(code, by_code, 1)
+        remedy = f"did you mean {nearest[0]}?" if nearest else "all codes: --explain all"
+        raise UsageError(f"there is no check {code!r}", "", remedy)
+    return by_code[code]
+
+
+def explain(checks: Sequence[Check], code: str) -> None:
+    """Write what the check of that *code* claims, and its longer story; for "all" every code with its claim.
+
+    Raises UsageError for an unknown code.
+    """
+    if code == ALL:
+        for check in checks:
+            click.echo(f"{check.code}: {check.title}")
+        return
+    check = find(checks, code)
+    click.echo(f"{check.code}: {check.title}\n")
+    for paragraph in check.story.split("\n\n"):
+        click.echo(textwrap.fill(" ".join(paragraph.split()), 78) + "\n")
+
+
+def show(report: Report, quiet: bool, as_json: bool) -> None:
+    """Write *report*: one line for each check, and below it what was seen and what to do for each fault."""
+    if as_json:
+        click.echo(json.dumps(as_dict(report), indent=2))
+        return
+    for outcome in report.outcomes:
+        for line in _lines(outcome, quiet):
+            click.echo(line)
+    if not quiet:
+        click.echo(_summary(report))
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """Return *report* fit for JSON."""
+    return {
+        "findings": [finding.as_dict() for finding in report.findings],
+        "passed": [one.check.code for one in report.outcomes if not one.faults and one.missing is None],
+        "not_judged": [
+            {"code": one.check.code, "because": str(one.missing)} for one in report.outcomes if one.missing is not None
+        ],
+        "worst": None if report.worst is None else str(report.worst),
+    }
+
+
+def exit_code(report: Report, strict: bool) -> int:
+    """Return 1 when an error was found, with *strict* also for a warning; else 0."""
+    limit = Severity.WARNING if strict else Severity.ERROR
+    return int(report.worst is not None and report.worst >= limit)
+
+
+def _lines(outcome: Outcome, quiet: bool) -> Iterator[str]:
+    check = outcome.check
+    if outcome.missing is not None:
+        if not (quiet or isinstance(outcome.missing, NotAsked)):
+            yield f"{_word('unknown')}  {check.code}: not judged, {printable(outcome.missing.what)}"
+    elif not outcome.faults and not quiet:
+        yield f"{_word('ok')}  {check.code}: {check.title}"
+    for fault in sorted(outcome.faults, key=lambda fault: -fault.severity):
+        if not quiet or fault.severity > Severity.NOTE:
+            yield from _fault_lines(check.code, fault)
+
+
+def _fault_lines(code: str, fault: Fault) -> Iterator[str]:
+    yield f"{_word(str(fault.severity))}  {code}: {printable(fault.subject)}: {printable(fault.message)}"
+    if fault.evidence:
+        yield f"{_INDENT}seen: {printable(fault.evidence)}"
+    if fault.remedy:
+        yield f"{_INDENT}do: {printable(fault.remedy)}"
+
+
+def _word(word: str) -> str:
+    """Return *word* as wide as all, in its colour where colours are wanted; click drops them where no terminal is."""
+    text = word.ljust(_WORD_WIDTH)
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=_COLOURS[word])
+
+
+def _summary(report: Report) -> str:
+    counts = dict.fromkeys(reversed(Severity), 0)
+    for finding in report.findings:
+        counts[finding.fault.severity] += 1
+    unjudged = [one.missing for one in report.outcomes if one.missing is not None]
+    left_out = next((f" ({one.what})" for one in unjudged if isinstance(one, NotAsked)), "")
+    parts = [f"{number} {severity}{'s' if number != 1 else ''}" for severity, number in counts.items()]
+    parts += [f"{len(unjudged)} not judged{left_out}"] if unjudged else []
+    return f"{len(report.outcomes)} checks: {', '.join(parts)}"

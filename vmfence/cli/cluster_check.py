@@ -1,0 +1,63 @@
+"""``vmfence cluster check``: would fencing work?"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from vmfence import diagnose
+from vmfence.cli import checking
+from vmfence.cli.output import Progress
+from vmfence.cluster import facts, proofs
+from vmfence.cluster.checks import CHECKS
+from vmfence.cluster.facts import Facts
+from vmfence.cluster.pacemaker import Pacemaker
+from vmfence.errors import VmfenceError
+
+ALL_S, FIRST_S = 9.0, 4.0
+
+
+@click.command()
+@checking.check_options
+@click.option("--cib", metavar="FILE", help="Judge the configuration in FILE, and nothing of the running cluster.")
+@click.option("--record", metavar="FILE", default=proofs.RECORD_FILE, show_default=True, help="Record of rehearsals.")
+@click.pass_context
+def check(
+    ctx: click.Context,
+    cib: str | None,
+    record: str,
+    strict: bool,
+    as_json: bool,
+    quiet: bool,
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
+    code: str | None,
+) -> None:
+    """Judge whether fencing would work, seen from this node: findings with evidence and remedy.
+
+    Reads the configuration, the fencer, agents, keys, and asks the hosts; changes nothing and fences nobody. Run it as
+    root on every node. Exit code 1: an error was found; 4: the cluster cannot be read.
+    """
+    if code is not None:
+        checking.explain(CHECKS, code)
+        return
+    checking.known(CHECKS, *only, *skip)
+    with Progress() as progress:
+        progress.show("reading the cluster and asking the hosts")
+        gathered = gather(Pacemaker(cib), record)
+    if isinstance(gathered.cib, VmfenceError):
+        raise gathered.cib
+    report = diagnose.judge(CHECKS, gathered, only, skip)
+    checking.show(report, quiet, as_json)
+    ctx.exit(checking.exit_code(report, strict))
+
+
+def gather(pacemaker: Pacemaker, record: str) -> Facts:
+    """Return the facts, all of them within ALL_S seconds; those that take longer are errors."""
+    end = time.monotonic() + ALL_S
+    found: dict[str, Any] = diagnose.gather(facts.first_round(pacemaker, record), FIRST_S)
+    second = facts.second_round(pacemaker, found["cib"])
+    found.update(diagnose.gather(second, end - time.monotonic()))
+    return facts.complete(found)

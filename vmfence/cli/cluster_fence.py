@@ -1,0 +1,211 @@
+"""``vmfence cluster fence`` and ``vmfence cluster prove``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import click
+
+from vmfence.cli import consent
+from vmfence.cli.output import Progress, printable
+from vmfence.cluster import fencing, proofs
+from vmfence.cluster import prove as rehearsals
+from vmfence.cluster.fencing import Attempt, Fencing, Means
+from vmfence.cluster.pacemaker import Pacemaker
+from vmfence.cluster.pcs import Pcs, command_line
+from vmfence.cluster.proofs import Proof, Record
+from vmfence.cluster.prove import Ready, Rehearsal
+from vmfence.errors import UsageError, VmfenceError
+
+_YES = click.option("--yes", is_flag=True, help="Do not ask.")
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would be done, and end.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+
+
+@click.command()
+@click.argument("node")
+@click.option("--off", "is_off", is_flag=True, help="Leave it off, instead of rebooting it.")
+@click.option("--force", is_flag=True, help="Even this very node.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(1, 86400),
+    default=fencing.TIMEOUT_S,
+    show_default=True,
+    metavar="S",
+    help="Wait so long for the cluster.",
+)
+@_YES
+@_DRY_RUN
+@_JSON
+def fence(node: str, is_off: bool, force: bool, timeout_s: float, yes: bool, dry_run: bool, as_json: bool) -> None:
+    """Fence NODE through the cluster, and see at the host that it happened.
+
+    Runs pcs stonith fence, and asks the host all the while what the guest is doing. Done (exit code 0) means: the
+    fencer's history calls it a success, and the host showed the guest off, and running again unless --off was given.
+    """
+    means = _means()
+    targets = fencing.locate(node, means.pacemaker.load_cib(), means.pacemaker)
+    this_node = means.pacemaker.node_name()
+    if targets[0].node.lower() == this_node.lower() and not force:
+        raise UsageError(f"{this_node} is this very node", "nothing would be left to tell how it went", "say --force to do it")
+    target, before = fencing.first_shown(targets, means)
+    action = "power off" if is_off else "reboot"
+    what = f"{action} node {target.node}, guest {target.guest} ({before} at the host), over device {target.device}"
+    if dry_run:
+        click.echo(f"would {printable(what)}: {command_line(means.pcs.fence(target.node, is_off))}")
+        return
+    consent.require(printable(f"{what[0].upper()}{what[1:]}"), yes)
+    attempt = Attempt(target, is_off, before, means)
+    with Progress() as progress:
+        progress.show(f"fencing {target.node}")
+        attempt.run(timeout_s)
+        if not is_off:
+            attempt.await_start()
+        found = attempt.result()
+    if as_json:
+        click.echo(json.dumps(fencing.as_dict(found), indent=2))
+    else:
+        _show(found)
+    if fencing.faults(found):
+        raise click.exceptions.Exit(VmfenceError.exit_code)
+
+
+def _show(found: Fencing) -> None:
+    for line in _story(found):
+        click.echo(printable(line))
+    for note in fencing.notes(found):
+        click.echo(f"note: {printable(note)}", err=True)
+    for fault in fencing.faults(found):
+        click.echo(f"error: {printable(fault)}.", err=True)
+
+
+def _story(found: Fencing) -> Iterator[str]:
+    event, course, target = found.event, found.course, found.target
+    if event is not None:
+        by = f" by {event.delegate}" if event.delegate else ""
+        yield f"cluster  {event.action} of {event.target}: {event.status}{by}, {event.completed or 'not ended'}"
+    if course.off_s is None:
+        yield f"host     {target.guest} was not seen off, is {course.last}"
+        return
+    again = "" if course.back_s is None else f", running again after {course.back_s:.1f} s"
+    yield f"host     {target.guest} was seen off after {course.off_s:.1f} s{again}"
+
+
+@click.command()
+@click.argument("nodes", metavar="NODE...", nargs=-1)
+@click.option("--all", "is_all", is_flag=True, help="Every node but this one.")
+@click.option(
+    "--by-off",
+    is_flag=True,
+    help="Power off, wait until it has left the cluster, power on again: slower, and surely seen.",
+)
+@click.option("--record", "path", metavar="FILE", default=proofs.RECORD_FILE, show_default=True, help="Keep results.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(1, 86400),
+    default=rehearsals.BACK_S,
+    show_default=True,
+    metavar="S",
+    help="Wait so long for a node to come back into the cluster.",
+)
+@_YES
+@_DRY_RUN
+@_JSON
+def prove(
+    nodes: tuple[str, ...],
+    is_all: bool,
+    by_off: bool,
+    path: str,
+    timeout_s: float,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Rehearse: fence NODE after NODE, and record that it works.
+
+    Each is fenced through the cluster while all others are well and have quorum without it, watched going down at the
+    host and coming back into the cluster. The first failure ends it. check tells how old the last proof of a node is.
+    """
+    if bool(nodes) == is_all:
+        raise UsageError("say which nodes", "", "name them, or give --all")
+    means = _means()
+    method = rehearsals.OFF if by_off else rehearsals.REBOOT
+    readies = [rehearsals.prepare(node, means) for node in _chosen(nodes, means)]
+    _show_plan(readies, method)
+    if dry_run:
+        return
+    results: list[Proof] = []
+    with proofs.keep(path) as record:
+        names = ", ".join(ready.target.node for ready in readies)
+        consent.require(printable(f"Fence {names} now, one after the other"), yes)
+        try:
+            for ready in readies:
+                results.append(_rehearse(ready, method, timeout_s, means, record, is_first=not results))
+                if not as_json:
+                    _show_proof(results[-1])
+                if not results[-1].is_proven:
+                    break
+        finally:
+            if as_json:
+                click.echo(json.dumps([asdict(proof) for proof in results], indent=2))
+            left = [printable(ready.target.node) for ready in readies[len(results) :]]
+            if left:
+                click.echo(f"not rehearsed: {', '.join(left)}", err=True)
+    if not results[-1].is_proven:
+        raise click.exceptions.Exit(VmfenceError.exit_code)
+
+
+def _chosen(nodes: tuple[str, ...], means: Means) -> tuple[str, ...]:
+    """Return the nodes to rehearse, each once.  Raises VmfenceError when none is left."""
+    if nodes:
+        return tuple({node.lower(): node for node in nodes}.values())
+    this_node = means.pacemaker.node_name()
+    others = tuple(one.name for one in means.pacemaker.load_cib().nodes if one.name.lower() != this_node.lower())
+    if not others:
+        raise VmfenceError("there is no node to rehearse", f"{this_node} is the only one")
+    click.echo(f"{printable(this_node)} is this node: prove it from another one", err=True)
+    return others
+
+
+def _show_plan(readies: list[Ready], method: str) -> None:
+    for ready in readies:
+        target = ready.target
+        how = "off and on again" if method == rehearsals.OFF else "reboot"
+        line = f"{target.node}: {how}, guest {target.guest} ({ready.before}) over device {target.device}"
+        click.echo(printable(f"{line} ({target.agent})"), err=True)
+
+
+def _rehearse(ready: Ready, method: str, timeout_s: float, means: Means, record: Record, is_first: bool) -> Proof:
+    """Hold one rehearsal and record it, whatever comes of it; nothing is recorded of what was not begun."""
+    with Progress() as progress:
+        if not is_first:
+            progress.show(f"{ready.target.node}: waiting until the cluster is well")
+            ready = rehearsals.prepare_again(ready.target.node, means)
+        rehearsal = Rehearsal(ready, method, means, progress.show, timeout_s)
+        try:
+            proof = rehearsal.hold()
+        except KeyboardInterrupt:  # that must not look as if it had never been tried
+            record.add(rehearsal.proof())
+            node = printable(ready.target.node)
+            click.echo(f"{node} may be off now; to start it: stonith_admin --unfence={node}", err=True)
+            raise
+    record.add(proof)
+    return proof
+
+
+def _show_proof(proof: Proof) -> None:
+    if proof.is_proven:
+        by = f" by {proof.delegate}" if proof.delegate else ""
+        seen = f"seen off after {proof.off_s} s, fenced{by} after {proof.fence_s} s, back after {proof.back_s} s"
+        click.echo(printable(f"{proof.node}  proven  {seen}"))
+    else:
+        click.echo(printable(f"{proof.node}  failed"))
+        click.echo(f"error: {printable(f'{proof.node}: {proof.reason}')}.", err=True)
+
+
+def _means() -> Means:
+    return Means(Pacemaker(), Pcs.detect())

@@ -1,0 +1,300 @@
+"""Checks of the cluster properties that matter to fencing.  Pure.
+
+Source: Pacemaker's lib/common/options.c and Pacemaker Explained, "Cluster Options" and "Fencing".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vmfence.cluster import coverage, properties
+from vmfence.cluster.durations import parse_duration
+from vmfence.cluster.facts import Facts
+from vmfence.cluster.hostmap import parse_delay_map
+from vmfence.cluster.pcs import command_line
+from vmfence.cluster.properties import Property
+from vmfence.errors import VmfenceError
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
+
+CLUSTER = "cluster"
+_CONCURRENT_SINCE, _POWEROFF_UNTIL, _FENCE_SINCE = (3, 0, 0), (3, 0, 0), (2, 1, 9)
+_RENAMED = tuple(one for one in properties.PROPERTIES if one.old_name)
+
+
+def set_property(facts: Facts, name: str, value: str) -> str:
+    """Return the command that sets a property, known by its old or new *name*, as this version spells it."""
+    spelled = properties.find(name).name_in(facts.version)
+    return command_line(["pcs", "property", "set", f"{spelled}={value}"])
+
+
+def _value(facts: Facts, name: str) -> tuple[str, str]:
+    """Return the effective value of a property, and as evidence how it is set."""
+    value, is_set, spelled = properties.effective(facts.cib, facts.version, name)
+    return value, f"{spelled}={value}" if is_set else f"{spelled} is not set, its default is {value}"
+
+
+def _disabled(facts: Facts) -> Iterator[Fault]:
+    if not properties.is_true(facts.cib, facts.version, "stonith-enabled"):
+        number = len(facts.cib.resources)
+        yield Fault(
+            ERROR,
+            CLUSTER,
+            "fencing is off: a lost node is taken for dead, and two nodes may write to one disk",
+            f"{_value(facts, 'stonith-enabled')[1]}; resources configured: {number}",
+            set_property(facts, "stonith-enabled", "true"),
+        )
+
+
+def _ignored(facts: Facts) -> Iterator[Fault]:
+    for one in _RENAMED:
+        if facts.version < properties.RENAMED_SINCE and one.name in facts.cib.properties:
+            value = facts.cib.properties[one.name]
+            yield Fault(
+                WARNING,
+                one.name,
+                f"this Pacemaker does not know the name {one.name}, so it is ignored",
+                f"{one.name}={value}; Pacemaker {_dotted(facts.version)}, the name came with 3.0.2",
+                command_line(["pcs", "property", "set", f"{one.old_name}={value}", f"{one.name}="]),
+            )
+
+
+def _conflict(facts: Facts) -> Iterator[Fault]:
+    for one in _RENAMED:
+        new, old = (facts.cib.properties.get(name) for name in (one.name, one.old_name))
+        if facts.version >= properties.RENAMED_SINCE and new is not None and old is not None and new != old:
+            yield Fault(
+                WARNING,
+                one.name,
+                "it is set under its old name and its new one; the new one counts, silently",
+                f"{one.name}={new}, {one.old_name}={old}",
+                command_line(["pcs", "property", "set", f"{one.old_name}="]),
+            )
+
+
+def _invalid(facts: Facts) -> Iterator[Fault]:
+    for one in properties.PROPERTIES:
+        value, is_set, spelled = properties.effective(facts.cib, facts.version, one.name)
+        if is_set and not _is_valid(one, value, facts.version):
+            default = one.default(facts.version)
+            message = f"Pacemaker does not understand this value and takes its default, {default}"
+            remedy = set_property(facts, one.name, default)
+            yield Fault(WARNING, spelled, message, f"{spelled}={value}; good is: {one.kind.values}", remedy)
+
+
+def _is_valid(one: Property, value: str, version: tuple[int, ...]) -> bool:
+    word = value.lower()
+    if word == "poweroff" and version < _POWEROFF_UNTIL:
+        return True
+    if one.name == "no-quorum-policy" and word == "fence" and version < _FENCE_SINCE:
+        return False
+    try:
+        one.kind.check(word)
+    except VmfenceError:
+        return False
+    return True
+
+
+def _quorum_ignored(facts: Facts) -> Iterator[Fault]:
+    value, evidence = _value(facts, "no-quorum-policy")
+    if value.lower() == "ignore":
+        yield Fault(
+            WARNING,
+            CLUSTER,
+            "quorum is ignored: a minority may fence the majority and take over its resources",
+            f"{evidence}; members: {len(coverage.members(facts.cib))}",
+            set_property(facts, "no-quorum-policy", "stop"),
+        )
+
+
+def _startup(facts: Facts) -> Iterator[Fault]:
+    if not properties.is_true(facts.cib, facts.version, "startup-fencing"):
+        yield Fault(
+            ERROR,
+            CLUSTER,
+            "a node that was never seen is taken for dead without being fenced, and may be running resources",
+            _value(facts, "startup-fencing")[1],
+            set_property(facts, "startup-fencing", "true"),
+        )
+
+
+def _action(facts: Facts) -> Iterator[Fault]:
+    value, evidence = _value(facts, "stonith-action")
+    if value.lower() in ("off", "poweroff"):
+        message = "a fenced node stays off until somebody starts its guest; some want that, to end fence loops"
+        yield Fault(NOTE, CLUSTER, message, evidence, set_property(facts, "stonith-action", "reboot"))
+
+
+def _concurrent(facts: Facts) -> Iterator[Fault]:
+    nodes = coverage.members(facts.cib)
+    is_serial = not properties.is_true(facts.cib, facts.version, "concurrent-fencing")
+    if is_serial and len(nodes) > 2 and facts.version < _CONCURRENT_SINCE:
+        _, is_set, _ = properties.effective(facts.cib, facts.version, "concurrent-fencing")
+        yield Fault(
+            WARNING if is_set else NOTE,
+            CLUSTER,
+            "nodes are fenced one after another: when several are lost at once, recovery waits for each",
+            f"{_value(facts, 'concurrent-fencing')[1]}; members: {len(nodes)}",
+            set_property(facts, "concurrent-fencing", "true"),
+        )
+
+
+def _watchdog(facts: Facts) -> Iterator[Fault]:
+    value, evidence = _value(facts, "stonith-watchdog-timeout")
+    try:
+        timeout_s = parse_duration(value.lstrip("-")) * (-1 if value.startswith("-") else 1)
+    except VmfenceError:
+        return  # told as invalid
+    has_watchdog = facts.cib.properties.get("have-watchdog", "false").lower() == "true"
+    off = set_property(facts, "stonith-watchdog-timeout", "0")
+    if timeout_s and not has_watchdog:
+        message = "fencing by watchdog is configured, but SBD does not run: a node counts as fenced that is not"
+        yield Fault(ERROR, CLUSTER, message, f"{evidence}; have-watchdog=false", off)
+    elif timeout_s > 0 and facts.watchdog_s is not None and timeout_s <= facts.watchdog_s:
+        message = "the cluster takes a node for dead before its watchdog has reset it"
+        seen = f"{evidence}; SBD_WATCHDOG_TIMEOUT={facts.watchdog_s:g} s"
+        longer = set_property(facts, "stonith-watchdog-timeout", f"{2 * facts.watchdog_s:g}s")
+        yield Fault(ERROR, CLUSTER, message, seen, longer)
+
+
+def _maintenance(facts: Facts) -> Iterator[Fault]:
+    if properties.is_true(facts.cib, facts.version, "maintenance-mode"):
+        message = "the cluster is in maintenance: it manages nothing, devices included"
+        evidence = _value(facts, "maintenance-mode")[1]
+        yield Fault(WARNING, CLUSTER, message, evidence, set_property(facts, "maintenance-mode", "false"))
+
+
+def _priority(facts: Facts) -> Iterator[Fault]:
+    priority_s = properties.seconds(facts.cib, facts.version, "priority-fencing-delay")
+    if not priority_s:
+        return
+    for device in coverage.usable(facts.cib):
+        delays = parse_delay_map(device.options.get("pcmk_delay_base", ""), facts.version)
+        longest_s = max(
+            [delays.everyone_s, _time(device.options.get("pcmk_delay_max", "0")), *dict(delays.pairs).values()]
+        )
+        if priority_s < 2 * longest_s:
+            yield Fault(
+                WARNING,
+                device.id,
+                "the delay of the device can outweigh the priority of the nodes: both are added",
+                f"priority-fencing-delay={priority_s:g} s, less than twice the {longest_s:g} s of the device",
+                set_property(facts, "priority-fencing-delay", f"{2 * longest_s:g}s"),
+            )
+
+
+def _conditional(facts: Facts) -> Iterator[Fault]:
+    for name in facts.cib.conditional:
+        message = "these values hold only when a rule says so, and are not judged here"
+        yield Fault(NOTE, name, message, "an attribute set with a rule", "see them with: pcs config")
+
+
+def _time(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except VmfenceError:
+        return 0.0
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+_NEEDS = ("cib", "version")
+CHECKS = (
+    Check(
+        "cluster-fencing-disabled",
+        "fencing is enabled",
+        """Without fencing the cluster believes that a node which it lost is dead. If it is only cut off, two nodes run
+        the same resources and write to the same disk: data is lost.
+
+        Tutorials advise to set stonith-enabled=false because resources do not start without a device. Make a device
+        instead (vmfence cluster add-device), then enable fencing again.""",
+        _disabled,
+        _NEEDS,
+    ),
+    Check(
+        "cluster-startup-fencing",
+        "nodes that were never seen are fenced",
+        """A node that does not join when the cluster starts may be running resources behind a broken network. startup-
+        fencing=false takes it for dead without looking.""",
+        _startup,
+        _NEEDS,
+    ),
+    Check(
+        "cluster-quorum-ignored",
+        "quorum decides who may fence",
+        """With no-quorum-policy=ignore every part of a split cluster goes on, and may fence the others. Two nodes do
+        not need it: Corosync's two_node keeps quorum on either of them.""",
+        _quorum_ignored,
+        _NEEDS,
+    ),
+    Check(
+        "cluster-watchdog",
+        "watchdog fencing, if configured, is real",
+        """With a watchdog timeout the cluster takes a node for dead after that time, because its watchdog resets it.
+        Without SBD on the nodes nothing resets it; and the timeout must be longer than SBD_WATCHDOG_TIMEOUT, usually
+        twice as long.""",
+        _watchdog,
+        (*_NEEDS, "watchdog_s"),
+    ),
+    Check(
+        "cluster-maintenance-mode",
+        "the cluster is not in maintenance",
+        """In maintenance mode the cluster starts, stops and monitors nothing, so a device that fails is not seen.""",
+        _maintenance,
+        _NEEDS,
+    ),
+    Check(
+        "cluster-property-invalid",
+        "properties that matter to fencing have values that Pacemaker understands",
+        """Pacemaker replaces a value that it does not understand by the default, and only its log tells.""",
+        _invalid,
+        _NEEDS,
+    ),
+    Check(
+        "cluster-property-ignored",
+        "properties are set under names that this Pacemaker knows",
+        """Pacemaker 3.0.2 renamed the properties that begin with stonith- to fencing-. An older one ignores the new
+        names in silence: what was set has no effect.""",
+        _ignored,
+        _NEEDS,
+    ),
+    Check(
+        "cluster-property-conflict",
+        "no property is set under both of its names",
+        """Since Pacemaker 3.0.2 a property may stand there twice, as stonith- and as fencing-. The new name wins.""",
+        _conflict,
+        _NEEDS,
+    ),
+    Check(
+        "cluster-fencing-action",
+        "a fenced node is started again",
+        """With stonith-action=off a fenced guest stays off. That ends fence loops, but every outage needs a person.""",
+        _action,
+        _NEEDS,
+    ),
+    Check(
+        "cluster-concurrent-fencing",
+        "several nodes can be fenced at the same time",
+        """Before Pacemaker 3 nodes may be fenced one by one (concurrent-fencing=false). After the loss of many nodes
+        the last ones wait until all others are done, with their timeouts.""",
+        _concurrent,
+        _NEEDS,
+    ),
+    Check(
+        "cluster-priority-delay",
+        "priority-fencing-delay outweighs the delays of devices",
+        """Delays are added. For priority to decide who survives, priority-fencing-delay must be at least twice the
+        longest pcmk_delay_base or pcmk_delay_max.""",
+        _priority,
+        _NEEDS,
+    ),
+    Check(
+        "cluster-conditional-values",
+        "no value depends on a rule",
+        """A set of attributes with a rule holds at some times or on some nodes only. Checks judge what always
+        holds.""",
+        _conditional,
+        _NEEDS,
+    ),
+)

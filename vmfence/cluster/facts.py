@@ -1,0 +1,254 @@
+"""What ``cluster check`` reads before it judges: cluster, fencer, agents, keys, hosts, this machine.  Reads only.
+
+In two rounds, because what the hosts, keys and agents are asked depends on the devices in the configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vmfence import keyfile
+from vmfence.cluster import corosync, inquiry, machine, proofs
+from vmfence.cluster.cib import Cib, Device
+from vmfence.cluster.corosync import QuorumSettings
+from vmfence.cluster.fencer import AgentMetadata, FencingEvent
+from vmfence.cluster.pacemaker import Pacemaker
+from vmfence.cluster.proofs import Proof
+from vmfence.cluster.status import Status
+from vmfence.errors import AuthenticationError, KeyFileError, VmfenceError
+from vmfence.findings import NotAsked
+from vmfence.guest import answers
+from vmfence.guest.answers import HostAnswer
+from vmfence.guest.guests import Inquiry
+from vmfence.protocol.reply import Record
+
+VIRT_AGENTS = inquiry.AGENTS
+AGENT_FOLDER = "/usr/sbin"
+SBD_FILES = ("/etc/sysconfig/sbd", "/etc/default/sbd")
+HOST_TIMEOUT_S = 3.0
+Gatherers = dict[str, Callable[[], Any]]
+
+
+@dataclass(frozen=True)
+class AgentFacts:
+    """A fence agent that a device names.  *metadata*: what it says of itself, or why it does not.
+
+    *mode*: permission bits of its file; None where no file of that name is in the usual folder.
+    """
+
+    name: str
+    is_installed: bool
+    metadata: AgentMetadata | VmfenceError
+    mode: int | None = None
+
+
+@dataclass(frozen=True)
+class KeyFacts:
+    """A key file that *devices* use.  *error*: why it is refused; *weaknesses* of one that is not.
+
+    *mode*: its permission bits; None when it is not there.
+    """
+
+    path: str
+    devices: tuple[str, ...]
+    error: KeyFileError | None = None
+    weaknesses: tuple[KeyFileError, ...] = ()
+    mode: int | None = None
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What the hosts answered that *devices* ask, or the *error*.
+
+    *asked*: the guest that they were asked about when several had answered, "" for none; *speakers*: who replied.
+    """
+
+    devices: tuple[str, ...]
+    inquiry: Inquiry | None = None
+    answers: tuple[HostAnswer, ...] = ()
+    error: VmfenceError | None = None
+    asked: str = ""
+    speakers: tuple[str, ...] = ()
+
+    @property
+    def guests(self) -> tuple[Record, ...]:
+        """All guests of all these hosts, each once."""
+        return tuple(dict.fromkeys(record for answer in self.answers for record in answer.guests))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All facts; what could not be gathered is the VmfenceError instead, and rules that need it are not asked.
+
+    *fencer*: node -> ids of the devices that the fencer would use for it.  *proofs*: last rehearsal by node.
+    *watchdog_s*: SBD's watchdog timeout, None where SBD is not configured.  *now*: seconds of the wall clock.
+    """
+
+    version: tuple[int, ...]
+    cib: Cib
+    node: str
+    status: Status
+    history: tuple[FencingEvent, ...]
+    corosync: QuorumSettings
+    machine_uuid: str
+    proofs: Mapping[str, Proof]
+    watchdog_s: float | None
+    agents: Mapping[str, AgentFacts]
+    fencer: Mapping[str, tuple[str, ...]]
+    keys: tuple[KeyFacts, ...]
+    hosts: tuple[HostFacts, ...]
+    now: float
+
+    @property
+    def answering(self) -> tuple[HostFacts, ...] | VmfenceError:
+        """The hosts, or the first error when there are some and none has answered: then nothing is known of guests."""
+        if isinstance(self.hosts, VmfenceError) or any(host.answers for host in self.hosts):
+            return self.hosts
+        return next((host.error for host in self.hosts if host.error is not None), self.hosts)
+
+    @property
+    def exchange(self) -> tuple[HostFacts, ...] | VmfenceError:
+        """The hosts when one has answered or refused; silence says nothing of the key."""
+        if isinstance(self.hosts, VmfenceError) or any(
+            isinstance(one.error, AuthenticationError) for one in self.hosts
+        ):
+            return self.hosts
+        return self.answering
+
+    def hosts_of(self, device: Device) -> HostFacts | None:
+        """Return what the hosts of *device* answered; None for a device that asks no host of ours."""
+        return next((one for one in self.hosts if device.id in one.devices), None)
+
+
+def first_round(pacemaker: Pacemaker, record: str = proofs.RECORD_FILE) -> Gatherers:
+    """Return what can be gathered at once.  With a CIB file nothing of the running cluster and this machine is."""
+    gatherers: Gatherers = {"version": pacemaker.version, "cib": pacemaker.load_cib}
+    live: Gatherers = {
+        "node": pacemaker.node_name,
+        "status": pacemaker.load_status,
+        "history": pacemaker.fencing_history,
+        "corosync": corosync.load_quorum,
+        "machine_uuid": machine.machine_uuid,
+        "proofs": lambda: proofs.load(record),
+        "watchdog_s": watchdog_timeout,
+    }
+    if pacemaker.cib_file is None:
+        return {**gatherers, **live}
+    left_out = NotAsked("a file is judged, not the running cluster")
+    return {**gatherers, **{name: _raiser(left_out) for name in live}}
+
+
+def second_round(pacemaker: Pacemaker, cib: Cib | VmfenceError) -> Gatherers:
+    """Return what can be gathered once the configuration is known."""
+    if isinstance(cib, VmfenceError) or pacemaker.cib_file is not None:
+        unknown = isinstance(cib, VmfenceError)
+        why = "the configuration could not be read" if unknown else "a file is judged, not the running cluster"
+        return {name: _raiser(NotAsked(why)) for name in ("agents", "fencer", "keys", "hosts")}
+    devices = [device for device in cib.devices if device.agent in VIRT_AGENTS]
+    return {
+        "agents": lambda: load_agents(pacemaker, {device.agent for device in cib.devices}),
+        "fencer": lambda: {node.name: pacemaker.devices_for(node.name) for node in cib.nodes},
+        "keys": lambda: load_keys(devices),
+        "hosts": lambda: ask_hosts(devices),
+    }
+
+
+def complete(gathered: Mapping[str, Any]) -> Facts:
+    """Return the facts made of what both rounds have *gathered*."""
+    return Facts(**gathered, now=time.time())
+
+
+def load_agents(pacemaker: Pacemaker, names: Iterable[str]) -> dict[str, AgentFacts]:
+    """Return what is known of each agent in *names*; those that are missing have an error for metadata."""
+    installed = pacemaker.installed_agents()
+    return {name: _agent(pacemaker, name, name in installed) for name in sorted(names)}
+
+
+def _agent(pacemaker: Pacemaker, name: str, is_installed: bool) -> AgentFacts:
+    metadata: AgentMetadata | VmfenceError
+    try:
+        metadata = pacemaker.agent_metadata(name) if is_installed else VmfenceError(f"{name} is not installed")
+    except VmfenceError as error:
+        metadata = error
+    return AgentFacts(name, is_installed, metadata, _mode(os.path.join(AGENT_FOLDER, os.path.basename(name))))
+
+
+def load_keys(devices: Iterable[Device]) -> tuple[KeyFacts, ...]:
+    """Return the judgement of each key file that *devices* use; those that work without a key use none."""
+    users: dict[str, list[str]] = {}
+    for device in devices:
+        try:
+            question = inquiry.inquiry_of(device.options, device.agent)
+        except VmfenceError:
+            continue  # told with the hosts
+        if {question.hash_name, question.auth_name} != {"none"}:
+            users.setdefault(question.key_file, []).append(device.id)
+    return tuple(_key(path, tuple(ids)) for path, ids in users.items())
+
+
+def _key(path: str, devices: tuple[str, ...]) -> KeyFacts:
+    try:
+        return KeyFacts(path, devices, None, tuple(keyfile.judge(path)), _mode(path))
+    except KeyFileError as error:
+        return KeyFacts(path, devices, error, (), _mode(path))
+
+
+def ask_hosts(devices: Iterable[Device], timeout_s: float = HOST_TIMEOUT_S) -> tuple[HostFacts, ...]:
+    """Return what the hosts of *devices* answer; devices that ask in the same way are asked once."""
+    found: list[HostFacts] = []
+    users: dict[Inquiry, list[Device]] = {}
+    for device in devices:
+        try:
+            question = replace(inquiry.inquiry_of(device.options, device.agent), timeout_s=timeout_s)
+        except VmfenceError as error:
+            found.append(HostFacts((device.id,), error=error))
+        else:
+            users.setdefault(question, []).append(device)
+    return (*found, *(_host(question, users[question]) for question in users))
+
+
+def _host(question: Inquiry, devices: list[Device]) -> HostFacts:
+    ids = tuple(device.id for device in devices)
+    try:
+        found = answers.list_hosts(question)
+        if len(found) < 2:
+            return HostFacts(ids, question, found)
+        guest = next((record.name or record.uuid for answer in found for record in answer.guests), "")
+        return HostFacts(ids, question, found, None, guest, answers.speakers(question, guest) if guest else ())
+    except VmfenceError as error:
+        return HostFacts(ids, question, error=error)
+
+
+def watchdog_timeout(paths: Iterable[str] = SBD_FILES) -> float | None:
+    """Return the seconds of SBD_WATCHDOG_TIMEOUT, 5 where SBD's file does not say; None without that file."""
+    for path in paths:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                lines = [line.strip() for line in file.read(1 << 20).splitlines()]
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise VmfenceError(f"cannot read {path}", error.strerror or str(error), "run this as root") from error
+        values = [line.partition("=")[2].strip("\"' ") for line in lines if line.startswith("SBD_WATCHDOG_TIMEOUT=")]
+        text = values[-1] if values else ""
+        return float(text) if text.isdecimal() and text.isascii() else 5.0
+    return None
+
+
+def _mode(path: str) -> int | None:
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return None
+
+
+def _raiser(error: VmfenceError) -> Callable[[], Any]:
+    def fail() -> Any:
+        raise error
+
+    return fail

@@ -1,0 +1,98 @@
+"""What a check found: stable code, severity, subject, evidence, remedy; and how checks are declared.  Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from vmfence.errors import VmfenceError
+
+
+class Severity(enum.IntEnum):
+    """How bad it is, worst last.  A *note* never changes an exit code, a *warning* only with ``--strict``."""
+
+    NOTE = 0
+    WARNING = 1
+    ERROR = 2
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+NOTE, WARNING, ERROR = Severity
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What a rule yields: the check that it belongs to gives the code.
+
+    *subject*: what it is about (a node, a device, a file).  *message*: what is wrong, and why that matters.
+    *evidence*: what was seen, with numbers.  *remedy*: a command to paste, or what to do where no command does it.
+    *fix*: arguments of the command that mends it without any risk; None where a person must decide.
+    """
+
+    severity: Severity
+    subject: str
+    message: str
+    evidence: str = ""
+    remedy: str = ""
+    fix: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: *title* is the claim that holds on a healthy system, *story* what ``--explain`` prints.
+
+    *rule* reads facts, never the system.  *needs* names the facts without which it cannot judge: attributes of the
+    facts, each a value, or the VmfenceError that kept it from being gathered.  *reads*: the fact whose gathering it
+    judges, if that is what it is about.
+    """
+
+    code: str
+    title: str
+    story: str
+    rule: Callable[[Any], Iterator[Fault]]
+    needs: tuple[str, ...] = ()
+    reads: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault under the code of its check."""
+
+    code: str
+    fault: Fault
+
+    def as_dict(self) -> dict[str, str]:
+        """Return it fit for JSON."""
+        fault = self.fault
+        return {
+            "code": self.code,
+            "severity": str(fault.severity),
+            "subject": fault.subject,
+            "message": fault.message,
+            "evidence": fault.evidence,
+            "remedy": fault.remedy,
+        }
+
+
+class NotAsked(VmfenceError):
+    """Stands for a fact that was left out on purpose, such as the running cluster where a file is judged."""
+
+
+def unread(code: str, fact: str, title: str, story: str, severity: Severity = ERROR) -> Check:
+    """Return the check that *fact* could be gathered: a failed gathering is a finding, never silence."""
+
+    def rule(facts: Any) -> Iterator[Fault]:
+        error = getattr(facts, fact)
+        if isinstance(error, VmfenceError):
+            yield Fault(severity, fact, error.what, error.why, error.remedy)
+
+    return Check(code, title, story, rule, reads=fact)
+
+
+def worst(findings: Iterable[Finding]) -> Severity | None:
+    """Return the highest severity, None for no findings."""
+    return max((finding.fault.severity for finding in findings), default=None)
