@@ -71,7 +71,7 @@ def explain(checks: Sequence[Check], code: str) -> None:
 def show(report: Report, quiet: bool, as_json: bool) -> None:
     """Write *report*: one line for each check, and below it what was seen and what to do for each fault."""
     if as_json:
-        click.echo(json.dumps(as_dict(report), indent=2))
+        click.echo(json.dumps(as_dict(report, Severity.WARNING if quiet else Severity.NOTE), indent=2))
         return
     for outcome in report.outcomes:
         for line in _lines(outcome, quiet):
@@ -80,10 +80,10 @@ def show(report: Report, quiet: bool, as_json: bool) -> None:
         click.echo(_summary(report))
 
 
-def as_dict(report: Report) -> dict[str, Any]:
-    """Return *report* fit for JSON."""
+def as_dict(report: Report, least: Severity = Severity.NOTE) -> dict[str, Any]:
+    """Return *report* fit for JSON, with findings from *least* up."""
     return {
-        "findings": [finding.as_dict() for finding in report.findings],
+        "findings": [one.as_dict() for one in report.findings if one.fault.severity >= least],
         "passed": [one.check.code for one in report.outcomes if not one.faults and one.missing is None],
         "not_judged": [
             {"code": one.check.code, "because": str(one.missing)} for one in report.outcomes if one.missing is not None

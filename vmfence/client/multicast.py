@@ -48,12 +48,14 @@ def ask(
     hash_type: Hash,
     retrans_s: float,
     waiting: Waiting,
+    callback_port: int | None = None,
 ) -> Answer:
     """Send *request* to *group* until a host has answered or the time of *waiting* is over.
 
+    The host calls back at *callback_port* (0: any free one; None: *port*, which firewalls admit).
     Raises NoAnswer, HostNotProven, NotAccepted; ListenError when no call-back port is to be had.
     """
-    listener = _listen(family, port)
+    listener = _listen(family, port if callback_port is None else callback_port)
     request.port = listener.getsockname()[1]
     request.family = int(family)
     waiting.log(f"waiting for call-backs at port {request.port}")
@@ -66,8 +68,8 @@ def ask(
             return answer
     raise waiting.no_answer(
         "no host answered" if sent else "no host could be asked: nothing could be sent",
-        "on the host, see that the daemon runs on the bridge of this guest, has the same key, and UDP "
-        f"{port} is open; on this machine, that TCP {request.port} is open for the call-back",
+        "on the host, see that the daemon runs on the bridge of this guest, has the same key, takes hash "
+        f"{hash_type}, and UDP {port} is open; on this machine, that TCP {request.port} is open for the call-back",
     )
 
 

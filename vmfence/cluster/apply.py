@@ -5,18 +5,22 @@ Success is what was read back, not what pcs said.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Callable
 
+from vmfence import proc
 from vmfence.cluster.cib import Cib
 from vmfence.cluster.device import Plan, Step, compare
 from vmfence.cluster.pacemaker import Pacemaker
-from vmfence.cluster.pcs import Pcs, command_line
+from vmfence.cluster.pcs import Pcs, Run, command_line
 from vmfence.cluster.properties import effective
 from vmfence.errors import DeadlineExceeded, VmfenceError
 
 POLL_S = 0.5
+_AT_REST_S = 3.0  # at rest nothing is to come; crm_mon may be a moment behind
+_LATE_S = 5.0  # crm_resource ends by itself, but looks at its clock only every few seconds
 
 
 class Unfinished(VmfenceError):
@@ -81,6 +85,30 @@ def faults_of(plan: Plan, cib: Cib, version: tuple[int, ...]) -> list[str]:
     return faults
 
 
+def await_start(plan: Plan, pacemaker: Pacemaker, timeout_s: float, run: Run = proc.run) -> tuple[str, ...]:
+    """Return the nodes on which the device of *plan*, just applied, runs.
+
+    Raises VmfenceError when it does not start, DeadlineExceeded when the cluster is still busy after *timeout_s*.
+    """
+    is_at_rest = settle(timeout_s, run)
+    if plan.existing and not is_at_rest:
+        why, remedy = "the device is as planned in the CIB, and may be about to restart", "see: vmfence cluster check"
+        raise DeadlineExceeded(f"the cluster is not at rest after {timeout_s:g} s", why, remedy)
+    return wait_started(plan.device.id, pacemaker, _AT_REST_S if is_at_rest else timeout_s)
+
+
+def settle(timeout_s: float, run: Run = proc.run) -> bool:
+    """Wait until the cluster has nothing left to do, and return whether that came within *timeout_s*.
+
+    After a change a device counts as started until the cluster has restarted it: what it says before tells nothing.
+    """
+    argv = ["crm_resource", "--wait", f"--timeout={math.ceil(timeout_s)}s"]
+    try:
+        return run(argv, timeout_s + _LATE_S, {"PATH": proc.system_path()}).status == 0
+    except DeadlineExceeded:
+        return False
+
+
 def wait_started(
     device: str,
     pacemaker: Pacemaker,
@@ -90,7 +118,7 @@ def wait_started(
 ) -> tuple[str, ...]:
     """Return the nodes on which *device* runs, once it does.
 
-    Raises DeadlineExceeded after *timeout_s*, with what the cluster says of it; and what Pacemaker.load_status raises.
+    Raises VmfenceError after *timeout_s*, with what the cluster says of it; and what Pacemaker.load_status raises.
     """
     end = clock() + timeout_s
     while True:
@@ -100,8 +128,8 @@ def wait_started(
         if clock() >= end:
             state = "the cluster does not show it" if found is None else f"its role is {found.role}"
             failed = ", and its last action failed" if found is not None and found.is_failed else ""
-            remedy = "see why with: vmfence cluster check"
-            raise DeadlineExceeded(f"the device {device} is not started after {timeout_s:g} s", state + failed, remedy)
+            what = f"the device {device} is in the CIB as planned, but not started"
+            raise VmfenceError(what, state + failed, "see why with: vmfence cluster check, and crm_mon -1 -r")
         sleep(POLL_S)
 
 

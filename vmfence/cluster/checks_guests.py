@@ -12,6 +12,7 @@ from vmfence.findings import ERROR, Check, Fault
 from vmfence.protocol.reply import Record, State
 
 SHOWN_MAX = 10
+_WAY = ("ipaddr", "multicast_address", "ipport", "vsock")
 _NOT_RUNNING = (State.SHUT_OFF, State.CRASHED, State.SUSPENDED)
 
 
@@ -50,15 +51,17 @@ def _guest_ambiguous(facts: Facts) -> Iterator[Fault]:
 
 
 def _guest_twice(facts: Facts) -> Iterator[Fault]:
-    users: dict[str, dict[str, str]] = {}
+    users: dict[tuple[str, ...], dict[str, str]] = {}
     hosts_known = not isinstance(facts.hosts, VmfenceError)
     for device, node, port in coverage.mapped(facts.cib, facts.version):
         host = facts.hosts_of(device) if hosts_known else None
         found = _named(port, host.guests) if host is not None else ()
-        users.setdefault(found[0].uuid if len(found) == 1 else port, {})[node] = device.id
+        # Without an answer, an equal name means the same guest where the same host is asked.
+        way = tuple(device.options.get(name, "") for name in _WAY)
+        users.setdefault((found[0].uuid,) if len(found) == 1 else (port, *way), {})[node] = device.id
     for guest, nodes in users.items():
         if len(nodes) > 1:
-            message = f"these nodes are mapped to the same guest {guest}: fencing one of them stops another"
+            message = f"these nodes are mapped to the same guest {guest[0]}: fencing one of them stops another"
             seen = ", ".join(f"{node} by {device}" for node, device in nodes.items())
             yield Fault(ERROR, ", ".join(nodes), message, seen, "see which guest each one is: vmfence cluster map")
 

@@ -6,8 +6,9 @@ Source: votequorum(5), corosync.conf(5), corosync-cmapctl(8) of 2.4 to 3.1.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Callable
 
 from vmfence import proc
 from vmfence.errors import VmfenceError

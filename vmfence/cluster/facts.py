@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Callable
 
 from vmfence import keyfile
 from vmfence.cluster import corosync, inquiry, machine, proofs

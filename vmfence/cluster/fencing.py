@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from vmfence import proc
-from vmfence.cluster import fencer, watch
+from vmfence.cluster import fencer, votes, watch
 from vmfence.cluster.cib import Cib, Device
 from vmfence.cluster.fencer import FencingEvent
 from vmfence.cluster.hostmap import ports_of
 from vmfence.cluster.inquiry import AGENTS, inquiry_of, shown_guests
 from vmfence.cluster.pacemaker import Pacemaker
 from vmfence.cluster.pcs import Pcs
+from vmfence.cluster.votes import Votes
 from vmfence.cluster.watch import Course, Look, Sight, Start, Watcher
 from vmfence.errors import CommandError, UsageError, VmfenceError
 from vmfence.guest.guests import Inquiry
@@ -31,7 +32,6 @@ _BACK_S = 60.0  # for the host to start the guest again, after the fencing has e
 _LATE_S = 5.0  # for the host to answer once, and for the fencer to write its history
 _HISTORY_PAUSE_S = 0.25
 _GAP_S = 1.0
-_BY_OFF = "powering off is seen for sure (fence --off, prove --by-off)"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Means:
     start: Start = proc.background
     look: Callable[[Inquiry, str], Look] = watch.look
     ask_all: Callable[[Inquiry], Sequence[Record]] = shown_guests
+    count_votes: Callable[[], Votes] = votes.load
+    count_joins: Callable[[], Mapping[int, int]] = votes.load_joins
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -180,8 +182,8 @@ class Attempt:
         self.guard.until(lambda: self.course.last.sight is not Sight.SILENT, _LATE_S)
 
     def await_start(self) -> None:
-        """Wait for the guest to run again if it was seen off."""
-        if self.course.off_s is not None:
+        """Wait for the guest to run again if it was seen going down."""
+        if self.course.down_s is not None:
             self.guard.until(lambda: self.course.back_s is not None, _BACK_S)
 
     def unfence(self, timeout_s: float = TIMEOUT_S) -> None:
@@ -245,12 +247,17 @@ def _faults_of_host(fencing: Fencing) -> Iterator[str]:
         if course.last.sight is not Sight.OFF and fencing.is_off:
             yield f"guest {guest} was off before, and then {course.last}"
         return
-    if course.off_s is None:
+    if is_unseen(course, fencing.is_off):
         yield f"{_claim(fencing)}, but guest {guest} was not seen off at the host: {_why_unseen(course)}"
     elif not fencing.is_off and course.back_s is None:
-        yield f"guest {guest} went off after {course.off_s:.1f} s and was not seen running again: {course.last}"
-    elif fencing.is_off and course.back_s is not None:
+        yield f"guest {guest} went down after {course.down_s:.1f} s and was not seen running again: {course.last}"
+    elif fencing.is_off and course.last.sight is Sight.RUNNING:
         yield f"guest {guest} went off after {course.off_s:.1f} s, but did not stay so: {course.last}"
+
+
+def is_unseen(course: Course, is_off: bool) -> bool:
+    """Whether the host never showed what was to happen: the guest off or, in a reboot, at least not running."""
+    return (course.off_s if is_off else course.down_s) is None
 
 
 def _claim(fencing: Fencing) -> str:
@@ -268,7 +275,7 @@ def _why_unseen(course: Course) -> str:
     if Sight.ABSENT in sights:
         return "for a time its list lacked the guest, which proves nothing"
     if course.gap_s >= _GAP_S:
-        return f"it showed nothing for {course.gap_s:.1f} s, as fence_virtd does while it reboots: {_BY_OFF}"
+        return f"it showed nothing for {course.gap_s:.1f} s, as fence_virtd does while it reboots"
     return f"it was {course.last} whenever the host was asked"
 
 
@@ -297,6 +304,7 @@ def as_dict(fencing: Fencing) -> Mapping[str, Any]:
         "guest": {
             "name": target.guest,
             "before": str(fencing.before),
+            "down_s": course.down_s,
             "off_s": course.off_s,
             "back_s": course.back_s,
             "now": str(course.last),

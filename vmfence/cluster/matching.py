@@ -102,8 +102,8 @@ class _Matcher:
 
     def match(self) -> Matching:
         for node in self._strangers:
-            known = f"its nodes are {_listed(self._nodes)}"
-            self._faults[node] = VmfenceError(f"the cluster has no node {node!r}", known, "mend --map")
+            known = f"the nodes are {_listed(self._nodes)}"
+            self._faults[node] = VmfenceError(f"--map names {node!r}, which is no node to map", known, "mend --map")
         self._take_given()
         self._take_own()
         proven = {one.guest for one in self._pairs.values()}

@@ -89,7 +89,7 @@ def _row(
     if device.agent not in AGENTS:
         return replace(row, problem=f"not asked: {device.agent} has no host that shows guests")
     if isinstance(answer, VmfenceError):
-        return replace(row, problem=f"the host was not asked: {str(answer).rstrip('.')}")
+        return replace(row, problem=f"nothing known from the host: {answer.what}")
     if answer is None:
         return row
     found = [guest for guest in answer if row.port == guest.name or is_same(row.port, guest.uuid)]

@@ -30,8 +30,8 @@ class Proof:
 
     *at*: when it began, ISO 8601 in UTC.  *is_proven* and, if not, the *reason*.  *method*: "reboot", or "off" for off
     and on again.  The path: *guest* at the host, *device*, its *agent*, and the node that carried it out (*delegate*).
-    Seconds from the start, None for what was not seen: *off_s* guest off at the host, *fence_s* the cluster called it
-    done, *back_s* online in the cluster again.
+    Seconds from the start, None for what was not seen: *down_s* guest off (in a reboot: not running) at the host,
+    *fence_s* the cluster called it done, *back_s* online in the cluster again.
     """
 
     node: str
@@ -43,7 +43,7 @@ class Proof:
     device: str = ""
     agent: str = ""
     delegate: str = ""
-    off_s: float | None = None
+    down_s: float | None = None
     fence_s: float | None = None
     back_s: float | None = None
 
@@ -175,7 +175,7 @@ def _entry(proof: Proof) -> dict[str, Any]:
 def _proof(entry: Any) -> Proof:
     """Return the rehearsal in *entry*.  Raises KeyError, TypeError, ValueError."""
     proof = Proof(**{field.name: entry[field.name] for field in fields(Proof)})
-    numbers = (proof.off_s, proof.fence_s, proof.back_s)
+    numbers = (proof.down_s, proof.fence_s, proof.back_s)
     texts = (proof.node, proof.at, proof.reason, proof.method, proof.guest, proof.device, proof.agent, proof.delegate)
     if not all(isinstance(text, str) for text in texts) or not isinstance(proof.is_proven, bool):
         raise ValueError("an entry has a value of a wrong kind")

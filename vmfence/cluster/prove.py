@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Callable
 
-from vmfence.cluster import fencer, fencing, votes
+from vmfence.cluster import fencer, fencing
 from vmfence.cluster.cib import Cib
 from vmfence.cluster.fencer import FencingEvent
 from vmfence.cluster.fencing import Attempt, Means, Target
@@ -22,7 +22,7 @@ from vmfence.cluster.votes import Votes
 from vmfence.cluster.watch import Look, Sight
 from vmfence.errors import VmfenceError
 
-REBOOT, OFF = "reboot", "off"
+REBOOT, OFF = "reboot", "off"  # what the cluster does when it is in earnest, and what is seen for sure
 BACK_S = 600.0
 _LEAVE_S = 60.0
 _PAUSE_S = 0.5
@@ -46,10 +46,11 @@ class Situation:
 
 @dataclass(frozen=True)
 class Ready:
-    """A node that may be rehearsed now, and what its host shows of it."""
+    """A node that may be rehearsed now, and what its host shows of it.  *node_id*: corosync's, -1 for none."""
 
     target: Target
     before: Look
+    node_id: int = -1
 
 
 def obstacles(now: Situation) -> Iterator[str]:
@@ -79,13 +80,19 @@ def _lost_votes(now: Situation) -> Iterator[str]:
     if now.votes is None:
         yield f"the votes of the rest are not known: {now.votes_error}"
         return
-    node_id = next((one.id for one in now.cib.nodes if one.name == now.node), "")
-    if not node_id.isdecimal() or int(node_id) not in now.votes.by_node:
+    node_id = corosync_id(now.node, now.cib)
+    if node_id not in now.votes.by_node:
         yield "corosync does not list it among its members"
         return
-    left = now.votes.without(int(node_id))
+    left = now.votes.without(node_id)
     if left < now.votes.needed:
         yield f"without it the rest has {left} of {now.votes.total} votes and needs {now.votes.needed} for quorum"
+
+
+def corosync_id(node: str, cib: Cib) -> int:
+    """Return the number by which corosync knows *node*, -1 for one that it does not know."""
+    found = next((one for one in cib.nodes if one.name == node and not one.is_remote), None)
+    return int(found.id) if found is not None and found.id.isascii() and found.id.isdecimal() else -1
 
 
 def is_member(node: NodeStatus) -> bool:
@@ -100,7 +107,7 @@ def condition(node: NodeStatus) -> str:
     return ", ".join(word for word, holds in words.items() if holds)
 
 
-def prepare(node: str, means: Means, count_votes: Callable[[], Votes] = votes.load) -> Ready:
+def prepare(node: str, means: Means) -> Ready:
     """Return how *node* would be rehearsed.  Raises VmfenceError with every reason against it."""
     pacemaker = means.pacemaker
     cib = pacemaker.load_cib()
@@ -108,7 +115,7 @@ def prepare(node: str, means: Means, count_votes: Callable[[], Votes] = votes.lo
     found: Votes | None = None
     votes_error = ""
     try:
-        found = count_votes()
+        found = means.count_votes()
     except VmfenceError as error:
         votes_error = str(error).rstrip(".")
     situation = Situation(
@@ -126,15 +133,15 @@ def prepare(node: str, means: Means, count_votes: Callable[[], Votes] = votes.lo
         against.append(f"its guest {target.guest} is not seen running at the host: {before}")
     if against:
         raise VmfenceError(f"{target.node} cannot be rehearsed now", "; ".join(against))
-    return Ready(target, before)
+    return Ready(target, before, corosync_id(target.node, cib))
 
 
-def prepare_again(node: str, means: Means, count_votes: Callable[[], Votes] = votes.load) -> Ready:
-    """Do what prepare() does, giving a cluster that has just taken a node back a moment to settle."""
-    end = means.clock() + _SETTLE_S
+def prepare_again(node: str, means: Means, limit_s: float = _SETTLE_S) -> Ready:
+    """Do what prepare() does, giving a cluster that has just fenced a node time to settle."""
+    end = means.clock() + limit_s
     while True:
         try:
-            return prepare(node, means, count_votes)
+            return prepare(node, means)
         except VmfenceError:
             if means.clock() >= end:
                 raise
@@ -142,16 +149,20 @@ def prepare_again(node: str, means: Means, count_votes: Callable[[], Votes] = vo
 
 
 class Presence:
-    """Whether a node has left the cluster since, and come back; asked not more often than is good for the cluster."""
+    """Whether a node has left the cluster since, and come back; asked not more often than is good for the cluster.
 
-    def __init__(self, node: str, means: Means) -> None:
-        self._node, self._means = node, means
+    A guest may start so fast that crm_mon never shows it missing, but corosync counts how often each node joins.
+    """
+
+    def __init__(self, node: str, node_id: int, means: Means) -> None:
+        self._node, self._node_id, self._means = node, node_id, means
         self._next = means.clock()
         self._has_left = self._is_back = False
         self.last = "not asked"
+        self._joins = self._count_joins()
 
     def has_left(self) -> bool:
-        """Whether it was seen offline, or on its way in: a guest may start faster than corosync misses it."""
+        """Whether it was seen offline or on its way in, or has joined anew."""
         self._ask()
         return self._has_left
 
@@ -163,25 +174,41 @@ class Presence:
     def _ask(self) -> None:
         if self._means.clock() < self._next:
             return
+        had_left = self._has_left
         try:
             found = self._means.pacemaker.load_status().node(self._node)
         except VmfenceError as error:
             self.last = str(error).rstrip(".")
         else:
-            self._has_left = self._has_left or found is None or not found.is_online or found.is_pending
-            self._is_back = self._has_left and found is not None and is_member(found)
+            is_away = found is None or not found.is_online or found.is_pending
+            self._has_left = had_left or is_away or self._has_joined_anew()
+            self._is_back = had_left and found is not None and is_member(found)
             self.last = "gone from crm_mon" if found is None else condition(found)
         self._next = self._means.clock() + _PAUSE_S
 
+    def _has_joined_anew(self) -> bool:
+        joins = self._count_joins()
+        return joins is not None and self._joins is not None and joins > self._joins
+
+    def _count_joins(self) -> int | None:
+        try:
+            return self._means.count_joins().get(self._node_id)
+        except VmfenceError:
+            return None  # crm_mon alone decides then
+
 
 class Rehearsal:
-    """One rehearsal.  *tell* hears what is waited for; *back_timeout_s*: for the node to be in the cluster again."""
+    """One rehearsal.  *tell* hears what is waited for; *back_timeout_s*: for the node to be in the cluster again.
+
+    *is_unseen*: the cluster called it done, but the host was too fast, or too busy, to show it: nothing is known.
+    """
 
     def __init__(self, ready: Ready, method: str, means: Means, tell: Tell, back_timeout_s: float = BACK_S) -> None:
         self._target, self._method, self._means, self._tell = ready.target, method, means, tell
         self._back_timeout_s = back_timeout_s
         self._attempt = Attempt(ready.target, method == OFF, ready.before, means)
-        self._presence = Presence(ready.target.node, means)
+        self.is_unseen = False
+        self._presence = Presence(ready.target.node, ready.node_id, means)
         self._proof = Proof(
             node=ready.target.node,
             at=datetime.fromtimestamp(time.time(), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -196,17 +223,17 @@ class Rehearsal:
     def proof(self) -> Proof:
         """Return what is to be recorded, now or after an interruption."""
         course = self._attempt.course
-        return replace(self._proof, off_s=_rounded(course.off_s))
+        return replace(self._proof, down_s=_rounded(course.off_s if self._method == OFF else course.down_s))
 
     def hold(self) -> Proof:
         """Fence the node, watch it come back, and return what came of it.  Raises VmfenceError if nothing was begun."""
         node, attempt = self._target.node, self._attempt
         self._tell(f"{node}: being fenced")
-        # Not before the guest was seen off: each question to the cluster is a moment in which the host is not watched.
-        attempt.guard.meanwhile = lambda: attempt.course.off_s is not None and self._presence.has_left()
+        # Not before the guest was seen down: each question to the cluster is a moment in which the host is not watched.
+        attempt.guard.meanwhile = lambda: attempt.course.down_s is not None and self._presence.has_left()
         attempt.run()
         if self._method == REBOOT:
-            attempt.guard.until(self._presence.has_left, _LEAVE_S if attempt.course.off_s is not None else 0)
+            attempt.guard.until(self._presence.has_left, _LEAVE_S if attempt.course.down_s is not None else 0)
             attempt.await_start()
         faults = self._judge()
         if self._method == OFF:
@@ -224,6 +251,8 @@ class Rehearsal:
             fence_s=_rounded(found.fence_s),
             delegate=found.event.delegate if found.event is not None else "",
         )
+        is_done = found.event is not None and found.event.status == fencer.SUCCESS and not found.error
+        self.is_unseen = is_done and fencing.is_unseen(found.course, found.is_off)
         return fencing.faults(found)
 
     def _start_again(self, is_fenced: bool) -> tuple[str, ...]:

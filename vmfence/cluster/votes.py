@@ -1,6 +1,7 @@
-"""Corosync's votes, and whether those that are left would be enough without a node.
+"""Corosync's votes, whether those that are left would be enough without a node, and how often a node has joined.
 
-Source: the text of ``corosync-quorumtool -s`` (2.x and 3.x have no other form with the votes of each node).
+Source: the text of ``corosync-quorumtool -s`` (2.x and 3.x have no other form with the votes of each node), and the
+keys of corosync-cmapctl, which 3.x has renamed.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from dataclasses import dataclass
 from typing import Callable
 
 from vmfence import proc
-from vmfence.errors import ClusterUnreachable, VmfenceError
+from vmfence.errors import ClusterUnreachable, CommandError, VmfenceError
 
 DEADLINE_S = 10.0
 _ARGV = ["corosync-quorumtool", "-s", "-i"]  # -i: addresses, so that no name service is asked
+_JOINS = re.compile(
+    r"^runtime\.(?:totem\.pg\.mrp\.srp\.)?members\.(\d{1,10})\.join_count \(u32\) = (\d{1,10})", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,17 @@ def load(run: Callable[..., proc.Result] = proc.run) -> Votes:
         why = result.stderr.strip().splitlines()[-1:] or [f"corosync-quorumtool ended with exit code {result.status}"]
         raise ClusterUnreachable("corosync does not answer on this node", why[0], "start it with: pcs cluster start")
     return parse(result.stdout)
+
+
+def parse_joins(text: str) -> dict[int, int]:
+    """Return how often each node has joined, by its id, from the output of ``corosync-cmapctl runtime.``."""
+    return {int(node): int(count) for node, count in _JOINS.findall(text)}
+
+
+def load_joins(run: Callable[..., proc.Result] = proc.run) -> dict[int, int]:
+    """Ask corosync on this node how often each node has joined since it runs.  Raises VmfenceError."""
+    argv = ["corosync-cmapctl", "runtime."]
+    result = run(argv, DEADLINE_S, {"PATH": proc.system_path()})
+    if result.status != 0:
+        raise CommandError(tuple(argv), result.status, result.stderr)
+    return parse_joins(result.stdout)

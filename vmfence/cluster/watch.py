@@ -2,6 +2,9 @@
 
 Evidence is only what a host that has proven the key showed of the guest itself.  A host that is silent, or whose list
 lacks the guest (another host behind the same multicast address; a transient guest that is off), shows nothing.
+
+In a reboot a guest is off for some 10 ms only, but libvirt shows it going down, and halted while it is being started
+(libvirt 9.0: "paused", for 300 ms).
 """
 
 from __future__ import annotations
@@ -20,11 +23,12 @@ from vmfence.errors import DeadlineExceeded, VmfenceError
 from vmfence.guest.guests import Inquiry, list_guests
 from vmfence.protocol.reply import Record, State
 
-INTERVAL_S = 0.05
+INTERVAL_S = 0.02
 _LOOK_S = 3.0
 _OUTPUT_MAX = 1 << 20
 _RUNNING = (State.RUNNING, State.BLOCKED)
 _OFF = (State.SHUT_OFF, State.CRASHED)
+_HALTED = (State.PAUSED, State.SHUTTING_DOWN, State.SUSPENDED)
 
 
 class Sight(enum.Enum):
@@ -32,7 +36,8 @@ class Sight(enum.Enum):
 
     RUNNING = "running"
     OFF = "off"
-    OTHER = "neither running nor off"
+    HALTED = "not running"
+    UNCLEAR = "in a state that tells nothing"
     ABSENT = "not in the host's list"
     SILENT = "the host did not answer"
 
@@ -59,9 +64,13 @@ def look(inquiry: Inquiry, guest: str, ask: Callable[[Inquiry], Sequence[Record]
     if not found:
         return Look(Sight.ABSENT)
     if len(states) > 1:
-        return Look(Sight.OTHER, f"{len(found)} guests of this name, in different states")
-    sight = Sight.RUNNING if states <= set(_RUNNING) else Sight.OFF if states <= set(_OFF) else Sight.OTHER
-    return Look(sight, str(found[0].as_dict()["state"]).replace("_", " "))
+        return Look(Sight.UNCLEAR, f"{len(found)} guests of this name, in different states")
+    return Look(_sight(found[0].state), str(found[0].as_dict()["state"]).replace("_", " "))
+
+
+def _sight(state: int) -> Sight:
+    table = ((_RUNNING, Sight.RUNNING), (_OFF, Sight.OFF), (_HALTED, Sight.HALTED))
+    return next((sight for states, sight in table if state in states), Sight.UNCLEAR)
 
 
 def unobtrusive(inquiry: Inquiry) -> Inquiry:
@@ -75,13 +84,14 @@ def unobtrusive(inquiry: Inquiry) -> Inquiry:
 class Course:
     """What was seen of a guest, in seconds from the start; looks are added in order of time.
 
-    *off_s*: when it was first seen off.  *back_s*: when it was first seen running after that.  *gap_s*: the longest
-    time without an answer that showed it.
+    *down_s*: when it was first seen halted or off, *off_s*: off.  *back_s*: when it was first seen running after that.
+    *gap_s*: the longest time without an answer that showed it.
     """
 
     def __init__(self) -> None:
         self.last = Look(Sight.SILENT, "not looked at")
         self.changes: list[tuple[float, Look]] = []
+        self.down_s: float | None = None
         self.off_s: float | None = None
         self.back_s: float | None = None
         self.gap_s = 0.0
@@ -89,15 +99,17 @@ class Course:
 
     def add(self, at_s: float, seen: Look) -> None:
         """Take in what was seen at *at_s*."""
-        if seen.sight is not self.last.sight or not self.changes:
+        if seen != self.last or not self.changes:
             self.changes.append((at_s, seen))
         self.last = seen
         self.gap_s = max(self.gap_s, at_s - self._shown_s)
         if seen.sight not in (Sight.SILENT, Sight.ABSENT):
             self._shown_s = at_s
+        if seen.sight in (Sight.HALTED, Sight.OFF) and self.down_s is None:
+            self.down_s = at_s
         if seen.sight is Sight.OFF and self.off_s is None:
             self.off_s = at_s
-        elif seen.sight is Sight.RUNNING and self.off_s is not None and self.back_s is None:
+        elif seen.sight is Sight.RUNNING and self.down_s is not None and self.back_s is None:
             self.back_s = at_s
 
     def as_list(self) -> list[dict[str, object]]:
