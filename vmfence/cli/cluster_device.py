@@ -81,10 +81,10 @@ def add_device(
     if plan.steps and not dry_run:
         consent.require(f"{plan.steps[-1].what} in {cib_file or 'this cluster'}".capitalize(), yes)
         _carry_out(plan, pcs, pacemaker, report)
-    if plan.steps and not dry_run and not (no_wait or cib_file or (plan.existing and plan.existing.is_disabled)):
-        with Progress() as progress:
-            progress.show(f"waiting until {name} is started")
-            report.started = apply.wait_started(name, pacemaker, wait_s)
+        if not (no_wait or cib_file or (plan.existing and plan.existing.is_disabled)):
+            with Progress() as progress:
+                progress.show(f"waiting until {name} is started")
+                report.started = apply.await_start(plan, pacemaker, wait_s)
     report.end(plan)
 
 
@@ -100,7 +100,10 @@ def show_map(cib_file: str | None, as_json: bool) -> None:
     cib, version = pacemaker.load_cib(), pacemaker.version()
     with Progress() as progress:
         progress.show("asking the hosts for their guests")
-        found = nodemap.rows(cib, version, inquiry.answers_of(nodemap.asked_devices(cib)))
+        answers = inquiry.answers_of(nodemap.asked_devices(cib))
+        found = nodemap.rows(cib, version, answers)
+    for text in dict.fromkeys(str(answer) for answer in answers.values() if isinstance(answer, VmfenceError)):
+        click.echo(f"warning: {text}", err=True)
     if as_json:
         click.echo(json.dumps([row.as_dict() for row in found], indent=2))
     else:

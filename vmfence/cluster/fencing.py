@@ -51,13 +51,17 @@ class Means:
 
 @dataclass(frozen=True)
 class Target:
-    """A node, and over which *device* which *guest* of the host stands for it."""
+    """A node, and over which *device* which *guest* of the host stands for it.
+
+    *stays_off*: a reboot by this device leaves it off (pcmk_reboot_action).
+    """
 
     node: str
     guest: str
     device: str
     agent: str
     inquiry: Inquiry
+    stays_off: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ def locate(node: str, cib: Cib, pacemaker: Pacemaker) -> tuple[Target, ...]:
         except VmfenceError as error:
             why = f"device {device.id}: {error}".rstrip(".")
             continue
-        targets.append(Target(name, guest, device.id, device.agent, inquiry))
+        stays_off = device.options.get("pcmk_reboot_action", "").lower() == "off"
+        targets.append(Target(name, guest, device.id, device.agent, inquiry, stays_off))
     if not targets:
         remedy = "make a device for it with: vmfence cluster add-device"
         raise VmfenceError(f"no device whose host can be asked ({', '.join(AGENTS)}) fences {name}", why, remedy)
