@@ -15,6 +15,7 @@ demo: $(VENV)/.host
 
 test: $(VENV)/.test
 	contrib/install-packages $(TEST_PACKAGES)
+	contrib/fetch-guest-kernel .cache/guest
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 bench: $(VENV)/.test
@@ -34,4 +35,4 @@ $(VENV)/.test: setup.cfg pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

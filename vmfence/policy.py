@@ -28,9 +28,9 @@ Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 class Origin:
     """Who asks.
 
-    *kind* is the transport: multicast, tcp, vsock, serial.  *address* (numeric text), *cid* or *guest_uuid*
-    (the guest behind a serial channel) is what the rules look at; *claimed* is what the request says of
-    itself, and is only shown.
+    *kind* is the transport: multicast, tcp, vsock, serial, vmchannel, virtio.  *address* (numeric text), *cid* or
+    *guest_uuid* (the guest behind a channel, or with that CID; *guest_name* is its name) is what the rules look at;
+    *claimed* is what the request says of itself, and is only shown.
     """
 
     kind: str
@@ -38,6 +38,7 @@ class Origin:
     cid: int | None = None
     guest_uuid: str | None = None
     claimed: str | None = None
+    guest_name: str | None = None
 
     def __str__(self) -> str:
         parts = [self.kind]
@@ -106,7 +107,9 @@ class Group:
             return any(source.matches(origin) for source in self.sources)
         if self.key is not None and not self.sources:
             return True
-        return origin.guest_uuid is not None and self.lists(None, origin.guest_uuid)
+        # Named guests of a group for others, by address, are its targets alone, as for fence_virtd.
+        name = None if self.sources else origin.guest_name
+        return origin.guest_uuid is not None and self.lists(name, origin.guest_uuid)
 
     def lists(self, name: str | None, uuid: str | None) -> bool:
         """Tell whether the guest of this *name* and *uuid* is a target.

@@ -15,7 +15,7 @@ import libvirt
 
 from . import world as laboratory  # first: it makes the tests' laboratory importable
 
-from . import agent_start, machine, memory, power, status  # isort: skip
+from . import agent_start, channels, machine, memory, power, status  # isort: skip
 from .samples import Group
 from .table import render
 
@@ -24,6 +24,7 @@ MEASUREMENTS: dict[str, Callable[[laboratory.World, bool], list[Group]]] = {
     "status": status.measure,
     "power": power.measure_one,
     "many": power.measure_many,
+    "channels": channels.measure,
     "memory": memory.measure,  # last: after the load
 }
 

@@ -99,6 +99,7 @@ class Node:
         with self._power:
             if self.is_on():
                 return
+            self.power_off()  # it may have ended by itself
             init = INIT.format(name=self.name, uuid=self.uuid)
             enter = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "bash", "-c", init]
             with self.console.open("ab") as log:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,11 +34,15 @@ class Archive:
         self.write(name or str(source), source.read_bytes(), stat.S_IMODE(found.st_mode), int(found.st_mtime))
 
     def add_tree(self, source: Path, name: str = "", without: tuple[str, ...] = ()) -> None:
-        """Add the files below *source*, but no folder that is called as one of *without*."""
+        """Add the files below *source*, but nothing whose name matches one of *without* (fnmatch)."""
+
+        def wanted(names: list[str]) -> list[str]:
+            return [each for each in names if not any(fnmatch(each, pattern) for pattern in without)]
+
         for folder, folders, files in os.walk(source):
-            folders[:] = [each for each in folders if each not in without]
+            folders[:] = wanted(folders)
             inside = os.path.join(name or str(source), os.path.relpath(folder, source))
-            for each in files:
+            for each in wanted(files):
                 self.add(Path(folder, each), os.path.normpath(os.path.join(inside, each)))
 
     def write(self, name: str, data: bytes, mode: int = 0o644, mtime: int = 0) -> None:

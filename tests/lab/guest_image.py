@@ -1,20 +1,25 @@
-"""A Linux that fits into memory: Debian's kernel, this Python, our programs and what they load; no disk, no other program.
+"""A Linux that lives in memory: Debian's kernel, this Python, our programs and the reference's, and nothing else.
 
-The kernel comes from a package that `make test` has put into the cache (contrib/fetch-guest-kernel); nothing is
-installed.  The rest is copied from this machine: making it takes two seconds, so it is always made of what is there now.
+The kernel is a package that `make test` has put into the cache (contrib/fetch-guest-kernel); it is not installed.  All
+else is copied from this machine.  An image is made in two or three seconds, so it is never stale: each user makes one.
 """
 
 from __future__ import annotations
 
+import compileall
+import lzma
+import py_compile
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from . import reference
 from .cpio import Archive
 from .process import clean_environment
 from .waiting import LabError
@@ -22,18 +27,18 @@ from .waiting import LabError
 PROJECT = Path(__file__).parents[2]
 CACHE = PROJECT / ".cache" / "guest"
 INIT = Path(__file__).with_name("guest_init.py")
-PYTHON = "/usr/bin/python3"
-PACKAGES = "/usr/lib/vmfence"
-MODULES = "/lib/modules"
-# In the guest's own words of its command lines.
-AGENT, VMFENCE, FENCE_VIRT = "/usr/sbin/fence_vmfence", "/usr/bin/vmfence", "/usr/sbin/fence_virt"
-DRIVERS = (
-    "virtio_pci", "virtio_console", "virtio_net",
-    "vsock_loopback",
+# Where the guest has what is ours.
+PYTHON, AGENT, VMFENCE = "/usr/bin/python3", "/usr/sbin/fence_vmfence", "/usr/bin/vmfence"
+PACKAGES, DRIVERS = "/usr/lib/vmfence", "/lib/modules"
+LOADED_DRIVERS = ("virtio_pci", "virtio_console", "virtio_net", "vsock_loopback")
+# Of the standard library, what is large or needs many libraries, and nobody here loads.
+LEFT_OUT = (
+    "site-packages", "dist-packages", "config-*", "test", "tests", "idlelib", "lib2to3", "ensurepip", "turtledemo",
+    "tkinter", "pydoc_data", "distutils", "unittest", "*.opt-?.pyc", "_tkinter.*", "_test*",
 )  # fmt: skip
-_HEAVY = ("site-packages", "test", "tests", "idlelib", "lib2to3", "ensurepip", "turtledemo", "tkinter", "pydoc_data")
-_UNUSED = ("_tkinter", "_test", "_sqlite3", "_xxtest")
-_PROGRAM = """#!{python}
+# What libnss3 loads by itself, from beside it.
+NSS_PARTS = [f"lib{name}.{end}" for name in ("softokn3", "freebl3", "freeblpriv3") for end in ("so", "chk")]
+LAUNCHER = """#!{python}
 import sys
 
 from {module} import main
@@ -43,7 +48,7 @@ sys.exit(main({arguments}))
 
 
 class Image(NamedTuple):
-    """What QEMU starts: paths of files."""
+    """What QEMU starts."""
 
     kernel: Path
     initrd: Path
@@ -51,111 +56,114 @@ class Image(NamedTuple):
 
 def missing() -> list[str]:
     """Return what is missing for an image."""
-    return [] if kernel_package() else ["a guest kernel (contrib/fetch-guest-kernel)"]
+    return [] if _kernel_package() else ["a guest's kernel: contrib/fetch-guest-kernel"]
 
 
-def kernel_package() -> Path | None:
-    """Return the newest package of a kernel in the cache, or None."""
+def make_image(folder: Path) -> Image:
+    """Make an image in *folder*.  Raises LabError where its parts are missing."""
+    package = _kernel_package()
+    if package is None:
+        raise LabError(f"missing: {', '.join(missing())}")
+    folder.mkdir(parents=True, exist_ok=True)
+    image = Image(folder / "vmlinuz", folder / "initrd")
+    kernel, drivers = _unpack(package)
+    image.kernel.write_bytes(kernel)
+    with image.initrd.open("wb") as output, Archive(output) as archive:
+        archive.write("/init", INIT.read_bytes(), 0o755)
+        _add_drivers(archive, drivers)
+        _add_python(archive)
+        _add_ours(archive, folder)
+        _add_reference(archive)
+    return image
+
+
+def _kernel_package() -> Path | None:
     found = sorted(CACHE.glob("linux-image-*-cloud-amd64_*.deb"), key=lambda path: path.stat().st_mtime)
     return found[-1] if found else None
 
 
-def make_image(folder: Path) -> Image:
-    """Make an image in *folder*.  Raises LabError without the package of a kernel."""
-    package = kernel_package()
-    if package is None:
-        raise LabError(f"no kernel in {CACHE}: run contrib/fetch-guest-kernel {CACHE}")
-    folder.mkdir(parents=True, exist_ok=True)
-    image = Image(folder / "vmlinuz", folder / "initrd")
-    kernel, modules = _unpack(package)
-    image.kernel.write_bytes(kernel)
-    with image.initrd.open("wb") as output, Archive(output) as archive:
-        _add_modules(archive, modules)
-        _add_python(archive)
-        _add_programs(archive)
-    return image
-
-
 def _unpack(package: Path) -> tuple[bytes, dict[str, bytes]]:
-    """Return the kernel, and its modules by their names."""
-    kernel, modules = b"", {}
+    """Return the kernel in *package*, and its drivers by name."""
+    kernel, drivers = b"", {}
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as unpacking:
-        with tarfile.open(fileobj=unpacking.stdout, mode="r|") as members:
-            for member in members:
-                path = Path(member.name)
-                is_kernel = path.name.startswith("vmlinuz-")
-                if is_kernel or ".ko" in path.suffixes:
-                    content = members.extractfile(member)
-                    assert content is not None
-                    if is_kernel:
-                        kernel = content.read()
-                    else:
-                        modules[path.name.split(".")[0].replace("-", "_")] = content.read()
-    if not kernel:
-        raise LabError(f"no kernel in {package}")
-    return kernel, modules
+        assert unpacking.stdout is not None
+        members = tarfile.open(fileobj=unpacking.stdout, mode="r|")
+        for member in members:
+            name = Path(member.name).name
+            content = members.extractfile(member) if member.isreg() else None
+            if content and name.startswith("vmlinuz-"):
+                kernel = content.read()
+            elif content and name.endswith((".ko", ".ko.xz")):
+                data = content.read()
+                driver = name.partition(".")[0].replace("-", "_")
+                drivers[driver] = lzma.decompress(data) if name.endswith(".xz") else data
+        unpacking.stdout.read()  # what pads the archive: dpkg-deb must be able to write it
+    if not kernel or unpacking.returncode:
+        raise LabError(f"no kernel in {package}: remove it, and run make test")
+    return kernel, drivers
 
 
-def _add_modules(archive: Archive, modules: dict[str, bytes]) -> None:
-    """Add the drivers and what they need; for each a list says in which order they are loaded."""
-    for driver in DRIVERS:
-        needed = _load_order(driver, modules)
-        archive.write(f"{MODULES}/{driver}.order", "\n".join(needed).encode())
-        for name in needed:
-            archive.write(f"{MODULES}/{name}.ko", modules[name])
+def _add_drivers(archive: Archive, drivers: dict[str, bytes]) -> None:
+    """Add drivers and what they need; for each a list says in which order they are loaded."""
+    for driver in LOADED_DRIVERS:
+        order = _load_order(driver, drivers)
+        archive.write(f"{DRIVERS}/{driver}.order", "\n".join(order).encode())
+        for name in order:
+            archive.write(f"{DRIVERS}/{name}.ko", drivers[name])
 
 
-def _load_order(name: str, modules: dict[str, bytes]) -> list[str]:
-    """Return the module and all that it needs, those first that others need."""
-    if name not in modules:
-        raise LabError(f"the kernel has no module {name}")
-    match = re.search(rb"\0depends=([^\0]*)\0", modules[name])
-    needs = match[1].decode().replace("-", "_").split(",") if match and match[1] else []
-    order = [each for need in needs for each in _load_order(need, modules)]
-    return list(dict.fromkeys([*order, name]))
+def _load_order(name: str, drivers: dict[str, bytes]) -> list[str]:
+    """Return a driver and all that it needs, in the order in which they can be loaded, less what is built in."""
+    if name not in drivers:
+        return []
+    found = re.search(rb"\0depends=([^\0]*)\0", drivers[name])
+    needs = found[1].decode().replace("-", "_").split(",") if found and found[1] else []
+    return list(dict.fromkeys([*(each for need in needs for each in _load_order(need, drivers)), name]))
 
 
 def _add_python(archive: Archive) -> None:
     """Add this interpreter and its standard library, at the paths that are built into it."""
-    program = Path(sys.executable).resolve()
-    library = Path(sysconfig.get_path("stdlib"))
+    program, library = Path(sys.executable).resolve(), Path(sysconfig.get_path("stdlib"))
     archive.add(program)
     archive.link(PYTHON, str(program))
-    settings = tuple(path.name for path in library.glob("config-*"))
-    archive.add_tree(library, without=(*_HEAVY, *settings, "lib-dynload"))
-    extensions = [path for path in library.glob("lib-dynload/*.so") if not path.name.startswith(_UNUSED)]
-    for path in extensions:
-        archive.add(path)
-    _add_libraries(archive, [program, *extensions])
+    archive.add_tree(library, without=LEFT_OUT)
+    _add_libraries(archive, [program, *(path for path in library.glob("lib-dynload/*.so") if str(path) in archive)])
 
 
-def _add_programs(archive: Archive) -> None:
+def _add_ours(archive: Archive, folder: Path) -> None:
+    """Add our programs and what they load.  Compiled here: a guest needs many times as long for that."""
+    compiled = folder / "vmfence"
+    shutil.copytree(PROJECT / "vmfence", compiled, ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(compiled, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    archive.add_tree(compiled, f"{PACKAGES}/vmfence")
+    for path, module, arguments in ((AGENT, "vmfence.agent.main", "sys.argv"), (VMFENCE, "vmfence.cli.entry", "")):
+        archive.write(path, LAUNCHER.format(python=PYTHON, module=module, arguments=arguments).encode(), 0o755)
     site = Path(sysconfig.get_path("platlib"))
-    archive.write("/init", INIT.read_bytes(), 0o755)
-    archive.add_tree(PROJECT / "vmfence", f"{PACKAGES}/vmfence", without=("__pycache__",))
-    for name in ("click", "lxml"):
-        archive.add_tree(site / name, f"{PACKAGES}/{name}")
-    bindings = sorted(site.glob("libvirt*.py")) + sorted(site.glob("libvirtmod*.so"))
-    for path in bindings:
+    for package in ("click", "lxml"):
+        archive.add_tree(site / package, f"{PACKAGES}/{package}")
+    for path in [*site.glob("libvirt*.py"), *site.glob("libvirtmod*.so")]:
         archive.add(path, f"{PACKAGES}/{path.name}")
-    _add_libraries(archive, [*site.glob("libvirtmod*.so"), *site.glob("lxml/*.so"), Path(FENCE_VIRT)])
-    archive.add(Path(FENCE_VIRT))
-    for path, module, arguments in (
-        (AGENT, "vmfence.agent.main", "sys.argv"),
-        (VMFENCE, "vmfence.cli.entry", ""),
-    ):
-        text = _PROGRAM.format(python=PYTHON, module=module, arguments=arguments)
-        archive.write(path, text.encode(), 0o755)
+    _add_libraries(archive, [*site.glob("libvirtmod*.so"), *site.glob("lxml/*.so")])
 
 
-def _add_libraries(archive: Archive, programs: Sequence[Path]) -> None:
-    for path in _libraries(programs):
-        archive.add(Path(path))
+def _add_reference(archive: Archive) -> None:
+    """Add fence_virt, and of fence_virtd what VM sockets need: over all else it is asked from outside."""
+    modules = [Path(reference.MODULES, name) for name in ("virt.so", "vsock.so")]
+    programs = [Path(reference.FENCE_VIRT), Path(reference.FENCE_VIRTD), *modules]
+    libraries = _add_libraries(archive, programs)
+    folders = [path.parent for path in libraries if path.name == "libnss3.so"]
+    nss = [path for folder in folders for path in folder.glob("lib*3.*") if path.name in NSS_PARTS]
+    _add_libraries(archive, [path for path in nss if path.suffix == ".so"])
+    for path in [*programs, *nss]:
+        archive.add(path)
 
 
-def _libraries(programs: Iterable[Path]) -> list[str]:
-    """Return the shared libraries that *programs* load, where they look for them."""
+def _add_libraries(archive: Archive, programs: Iterable[Path]) -> list[Path]:
+    """Add the shared libraries that *programs* load, where they are looked for; return their paths."""
     done = subprocess.run(
         ["ldd", *map(str, programs)], stdout=subprocess.PIPE, check=True, encoding="utf-8", env=clean_environment()
     )
-    return sorted(set(re.findall(r"(?:=> |^\s)(/\S+) \(0x", done.stdout, re.MULTILINE)))
+    libraries = sorted(set(map(Path, re.findall(r"(?:=> |^\s)(/\S+) \(0x", done.stdout, re.MULTILINE))))
+    for path in libraries:
+        archive.add(path)
+    return libraries

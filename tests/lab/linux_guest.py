@@ -10,7 +10,6 @@ import json
 import socket
 import time
 import uuid
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from .process import Result
 from .waiting import LabError, wait_until
 
 BOOTED_WITHIN = 120.0  # seconds; a machine with other work needs many times what an idle one does
+MODES = ("serial", "virtio", "vmchannel")
+ANSWER_WITHIN = 120.0
 CONTROL = "lab.control"
 # How programs in the guest reach each pipe.
 SERIAL, VIRTIO, CHANNEL = "/dev/ttyS1", "/dev/virtio-ports/org.vmfence.0", "10.0.2.179"
@@ -58,18 +59,18 @@ _GUEST = """<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qe
 class LinuxGuest:
     """A guest called *name*; defined on entry, booted by start(), destroyed at the end of the block.
 
-    Sockets of its pipes: *folder*/serial, vmchannel and virtio, each with a socket of the guest's name.
+    Its pipes are sockets in the folders serial, virtio and vmchannel of *folder*.
     """
 
-    def __init__(self, hypervisor: Hypervisor, image: Image, folder: Path, name: str = "linux") -> None:
+    def __init__(self, hypervisor: Hypervisor, image: Image, name: str = "linux") -> None:
         self.name, self.uuid = name, str(uuid.uuid4())
-        self.folder = folder
+        self.folder = hypervisor.run_folder / name  # short: a socket's path has at most 107 bytes
         self._hypervisor, self._image = hypervisor, image
         self._control: socket.socket | None = None
         self._pending = b""
 
     def __enter__(self) -> LinuxGuest:
-        for mode in ("serial", "vmchannel", "virtio"):
+        for mode in MODES:
             (self.folder / mode).mkdir(parents=True, exist_ok=True)
         text = _GUEST.format(
             name=self.name, uuid=self.uuid, image=self._image, folder=self.folder, control=CONTROL,
@@ -107,43 +108,47 @@ class LinuxGuest:
 
     def reboot(self) -> LinuxGuest:
         """Let the guest's Linux reboot by itself: its QEMU goes on, with its connections."""
-        self._send({"reboot": True})
+        self._send("reboot")
         self._answer(time.monotonic() + BOOTED_WITHIN, "ready")
         return self
 
-    def run(self, *argv: str, stdin: str = "", timeout: float = 60) -> Result:
+    def run(self, *argv: str, stdin: str = "", timeout: float = 100) -> Result:
         """Run a program in the guest to its end; LabError when it takes longer than *timeout* seconds."""
         begin = time.monotonic()
-        told = self._ask({"run": argv, "input": stdin, "timeout": timeout}, timeout + 10)
+        told = self._ask("run", argv=argv, stdin=stdin, timeout_s=timeout)
         return Result(told["exit"], told["stdout"], told["stderr"], time.monotonic() - begin)
 
-    def begin(self, *argv: str, log: str) -> int:
+    def begin(self, *argv: str, log: str = "/dev/console") -> int:
         """Start a program in the guest, whose output goes to the file *log* there; return its pid."""
-        return int(self._ask({"start": argv, "log": log})["pid"])
+        return int(self._ask("begin", argv=argv, log=log)["pid"])
 
-    def end(self, pid: int) -> None:
-        """End a program that was started."""
-        self._ask({"stop": pid}, 40)
+    def is_running(self, pid: int) -> bool:
+        """Tell whether a program that was begun has not ended yet."""
+        return bool(self._ask("is_running", pid=pid)["running"])
+
+    def end(self, pid: int) -> int:
+        """End a program that was begun, unless it has ended; return its exit status."""
+        return int(self._ask("end", pid=pid)["exit"])
 
     def write(self, path: str, data: str | bytes, mode: int = 0o600) -> None:
-        """Write a file of the guest's."""
-        text = data if isinstance(data, str) else data.decode("latin-1")
-        self._ask({"write": path, "data": text, "binary": isinstance(data, bytes), "mode": mode})
+        """Write a file of the guest's, of text or of bytes."""
+        raw = data.encode() if isinstance(data, str) else data
+        self._ask("write", path=path, data=raw.decode("latin-1"), mode=mode)
 
     def read(self, path: str) -> str:
         """Return what is in a file of the guest's, nothing while there is none."""
-        return str(self._ask({"read": path})["data"])
+        return str(self._ask("read", path=path)["data"])
 
     def load(self, driver: str) -> None:
         """Load a driver that the image has, and what it needs."""
-        self._ask({"load": driver})
+        self._ask("load", driver=driver)
 
     @property
     def _console(self) -> Path:
         return self.folder / f"{self.name}.console"
 
     def _connect(self) -> socket.socket | None:
-        if not self._hypervisor.is_on(self.name):
+        if self._hypervisor.state(self.name)[0] == libvirt.VIR_DOMAIN_SHUTOFF:
             raise LabError(self._story("is off"))
         connecting = socket.socket(socket.AF_UNIX)
         try:
@@ -158,15 +163,15 @@ class LinuxGuest:
             self._control.close()
         self._control, self._pending = None, b""
 
-    def _ask(self, order: dict[str, Any], timeout: float = 30.0) -> dict[str, Any]:
-        self._send(order)
-        return self._answer(time.monotonic() + timeout)
+    def _ask(self, order: str, **arguments: object) -> dict[str, Any]:
+        self._send(order, **arguments)
+        return self._answer(time.monotonic() + ANSWER_WITHIN)
 
-    def _send(self, order: dict[str, Any]) -> None:
+    def _send(self, order: str, **arguments: object) -> None:
         if self._control is None:
             raise LabError(f"{self.name} was not started")
-        self._control.settimeout(10)
-        self._control.sendall(json.dumps(order).encode() + b"\n")
+        self._control.settimeout(ANSWER_WITHIN)
+        self._control.sendall(json.dumps({"order": order, **arguments}).encode() + b"\n")
 
     def _answer(self, deadline: float, expected: str = "") -> dict[str, Any]:
         assert self._control is not None

@@ -29,7 +29,7 @@ def write_key(path: Path, data: bytes | None = None) -> Path:
     return path
 
 
-def config_text(listener: str, uri: str, key_file: Path, groups: str = "", **settings: object) -> str:
+def config_text(listener: str, uri: str, /, key_file: Path, groups: str = "", **settings: object) -> str:
     """Return a fence_virt.conf with one listener, whose keys are *settings*, and the libvirt backend.
 
     *groups* is the inside of the groups section; without it everything is allowed.

@@ -7,6 +7,7 @@ import pty
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
@@ -18,6 +19,10 @@ from lab.desk import Terminal
 from vmfence.agent.options import ALIASES, COMMAND_LINE_ONLY, OPTIONS
 from vmfence.agent.values import actions, hashes
 from vmfence.cli.main import vmfence as root
+from vmfence.client.transport import KINDS
+from vmfence.cluster import inquiry, properties
+from vmfence.cluster import options as device_options
+from vmfence.cluster.checks import CHECKS
 from vmfence.config.settings import BACKENDS, LISTENERS
 from vmfence.host import choice, network
 
@@ -27,6 +32,8 @@ LIMIT_S = 60
 HASHES = set(hashes())
 ACTIONS = set(actions()) - {"null"}  # it only ever fails: not offered
 FAMILIES = {"auto", "ipv4", "ipv6"}
+TRANSPORTS = set(KINDS)
+SETTABLE = {name for one in properties.PROPERTIES if not one.is_generated for name in (one.name, one.old_name) if name}
 AGENT = {f"-{o.letter}" for o in (*OPTIONS, *COMMAND_LINE_ONLY) if o.letter}
 AGENT |= {f"--{o.name}" for o in (*OPTIONS, *COMMAND_LINE_ONLY)}
 HOSTILE = "a$(touch hit)`touch hit`;touch hit'"
@@ -69,7 +76,7 @@ FISH = 'source $FOLDER/(string split " " $LINE)[1].fish; complete -C "$LINE"'
 class Shell:
     """One of SHELLS in an empty folder, with a vmfence that notes its starts and lists the guests in a file.
 
-    It uses copies of the completions that look for interfaces in the folder *net*.
+    It uses copies of the completions that look for interfaces in the folder *net*, and give programs more time.
     """
 
     def __init__(self, name: str, folder: Path, dump: Path) -> None:
@@ -77,7 +84,8 @@ class Shell:
         completions = folder / "completions"
         shutil.copytree(FOLDER, completions)
         for path in completions.iterdir():
-            path.write_text(path.read_text().replace("/sys/class/net", str(self.net)))
+            text = path.read_text().replace("/sys/class/net", str(self.net))
+            path.write_text(text.replace("timeout 2 ", f"timeout {LIMIT_S} "))
         self.guests = folder / "guests"
         self.guests.write_text("")
         program = folder / "bin" / "vmfence"
@@ -94,6 +102,14 @@ class Shell:
         """Return with which arguments vmfence was started."""
         path = self.folder / "started"
         return path.read_text().splitlines() if path.exists() else []
+
+    def set(self, name: str, value: str) -> None:
+        """Set a variable of the environment."""
+        self._environment[name] = value
+
+    def use_the_program(self) -> None:
+        """Put the program itself in the place of the vmfence that only lists."""
+        (self.folder / "bin" / "vmfence").write_text(f'#!/bin/sh\nexec {sys.executable} -m vmfence "$@"\n')
 
     def complete(self, line: str) -> set[str]:
         """Return what is offered at the end of *line*, without descriptions and the = of long options."""
@@ -206,6 +222,16 @@ VALUES = [
     ("vmfence host configure --name-mode ", {"name", "uuid"}),
     ("vmfence host setup --listener ", set(choice.LISTENERS)),
     ("vmfence host setup --dry-run --listener=t", {"tcp"}),
+    ("vmfence cluster add-device --agent ", set(inquiry.AGENTS)),
+    ("vmfence cluster add-device fence-a --agent=fence_v", {"fence_vmfence", "fence_virt"}),
+    ("vmfence cluster add-device --hash ", HASHES),
+    ("vmfence cluster add-device --auth=", HASHES),
+    ("vmfence cluster add-device --ip-family ", FAMILIES),
+    ("vmfence cluster add-device --transport ", TRANSPORTS),
+    ("vmfence cluster add-device --pcmk-host-check=", set(device_options.HOST_CHECKS)),
+    ("vmfence cluster properties set fencing-e", {"fencing-enabled"}),
+    ("vmfence cluster properties --cib x set --yes ", SETTABLE),
+    ("vmfence cluster properties --json s", {"set"}),
 ]
 
 
@@ -223,6 +249,10 @@ def test_values(line: str, expected: set[str], shell: Shell) -> None:
         *("vmfence host configure --import fen", "vmfence host configure --key-file=fen", "vmfence host list -f fen"),
         *("vmfence host setup -f fen", "vmfence host setup --key-file fen", "vmfence host configure --yes -f fen"),
         *("vmfence host daemon -f fen", "vmfence host daemon --config=fen", "vmfence host daemon -w -p fen"),
+        *(f"vmfence cluster {name} --cib fen" for name in ("add-device", "remove-device", "map", "devices", "check")),
+        *("vmfence cluster add-device --key-file=fen", "vmfence cluster add-device x --serial-device fen"),
+        *("vmfence cluster properties --cib fen", "vmfence cluster properties set --cib fen"),
+        *("vmfence cluster check --record fen", "vmfence cluster prove node --record=fen"),
     ],
 )
 def test_files(line: str, shell: Shell) -> None:
@@ -240,6 +270,10 @@ NUMBERS = [
     "vmfence host configure --uri=",
     "vmfence host list --uri ",
     "vmfence host setup --uri ",
+    "vmfence cluster add-device --ipport ",
+    "vmfence cluster add-device --pcmk-reboot-timeout=",
+    "vmfence cluster fence --timeout ",
+    "vmfence cluster properties set stonith-timeout=",
 ]
 
 
@@ -274,6 +308,100 @@ def test_guests_of_the_history_come_from_libvirt(shell: Shell) -> None:
     assert shell.started() == ["host list", "host list", "host list -f own.conf"]
 
 
+CIB = """<cib>
+  <configuration>
+    <crm_config/>
+    <nodes>
+      <node id="1" uname="nginx-01"/>
+      <node uname="nginx-02" id="2" type="member">
+        <instance_attributes id="nodes-2"><nvpair id="a" name="standby" value="off"/></instance_attributes>
+      </node>
+      <node id="3" uname="HOSTILE"/>
+    </nodes>
+    <resources>
+      <primitive class="ocf" id="no-device" provider="heartbeat" type="Dummy"/>
+      <primitive id="fence-a" class="stonith" type="fence_vmfence">
+        <instance_attributes id="a-b"><nvpair id="c" name="pcmk_host_map" value="a:b"/></instance_attributes>
+      </primitive>
+      <primitive class="stonith" type="fence_xvm" id="fence-b"/>
+    </resources>
+    <constraints/>
+  </configuration>
+  <status/>
+</cib>
+"""
+NODES = {"nginx-01", "nginx-02"}
+HOSTILE_NODE = HOSTILE.rstrip("'")  # what XML has to escape is not offered
+OF_NODES = [
+    *("fence ", "fence --off --timeout 3 ", "history ", "history --json ", "prove ", "prove nginx-01 --yes "),
+    *("add-device --node ", "add-device --node=", "add-device fence-a --map "),
+]
+OF_DEVICES = ["remove-device ", "remove-device --yes ", "add-device ", "add-device --node nginx-01 "]
+
+
+@pytest.fixture
+def cluster(shell: Shell) -> Shell:
+    """A shell beside the configuration of a cluster in own.xml, which Pacemaker's tools take for the cluster."""
+    if not shutil.which("cibadmin"):
+        pytest.skip("needs cibadmin")
+    (shell.folder / "own.xml").write_text(CIB.replace("HOSTILE", HOSTILE_NODE))
+    shell.set("CIB_file", "own.xml")
+    return shell
+
+
+@pytest.mark.parametrize("line", OF_NODES)
+def test_nodes_come_from_the_cluster(line: str, cluster: Shell) -> None:
+    assert {word.rstrip(":") for word in cluster.complete(f"vmfence cluster {line}n")} == NODES
+    assert {word.rstrip(":") for word in cluster.complete(f"vmfence cluster {line}nginx-02")} == {"nginx-02"}
+    assert cluster.started() == []
+
+
+@pytest.mark.parametrize("line", OF_DEVICES)
+def test_devices_come_from_the_cluster(line: str, cluster: Shell) -> None:
+    assert cluster.complete(f"vmfence cluster {line}fence") == {"fence-a", "fence-b"}
+    assert cluster.complete(f"vmfence cluster {line}no-dev") == set()
+    assert cluster.started() == []
+
+
+def test_nodes_and_devices_of_a_file(cluster: Shell) -> None:
+    text = CIB.replace("nginx-01", "other").replace("fence-a", "other")
+    (cluster.folder / "other.xml").write_text(text)
+    assert cluster.complete("vmfence cluster add-device --cib other.xml --node o") == {"other"}
+    assert cluster.complete("vmfence cluster remove-device --cib=other.xml o") == {"other"}
+
+
+@pytest.mark.parametrize("line", ["fence ", "history ", "prove ", "add-device ", "add-device --map "])
+def test_without_a_cluster_nothing_is_offered(line: str, cluster: Shell) -> None:
+    for text in (None, "", "no xml", "<cib"):
+        (cluster.folder / "own.xml").unlink() if text is None else (cluster.folder / "own.xml").write_text(text)
+        assert cluster.complete(f"vmfence cluster {line}n") == set()
+
+
+def test_the_name_of_a_node_is_never_run(cluster: Shell) -> None:
+    offered = cluster.complete("vmfence cluster fence a")
+    if cluster.name == "bash":  # the others quote what they insert
+        assert [shlex.split(word) for word in offered] == [[HOSTILE_NODE]]
+    assert not (cluster.folder / "hit").exists()
+
+
+def test_agents_are_those_that_pacemaker_finds(shell: Shell) -> None:
+    if not shutil.which("stonith_admin"):
+        pytest.skip("needs stonith_admin")
+    listed = subprocess.run(["stonith_admin", "-I"], capture_output=True, text=True, check=False).stdout.splitlines()
+    names = {line.strip() for line in listed if line.startswith("fence_")}
+    assert shell.complete("vmfence cluster describe fence_") == names
+    assert not {word for word in shell.complete("vmfence cluster describe --json ") if " " in word}
+
+
+@pytest.mark.parametrize("option", ["--only ", "--skip=", "--json --only cluster-no-device --skip ", "--explain "])
+def test_codes_are_those_of_the_checks(option: str, shell: Shell) -> None:
+    shell.use_the_program()
+    codes = {check.code for check in CHECKS}
+    assert shell.complete(f"vmfence cluster check {option}") == codes | ({"all"} if "explain" in option else set())
+    wanted = {code for code in codes if code.startswith("cluster-key")}
+    assert shell.complete(f"vmfence cluster check {option}cluster-key") == wanted
+
+
 def add_interface(shell: Shell, name: str, *entries: str) -> None:
     (shell.net / name).mkdir(parents=True)
     for entry in entries:
@@ -302,6 +430,9 @@ TYPED = {
     "vmfence host configure --listener v\t--print": "host configure --listener vsock --print",
     "vmfence host history -H wo\t": "host history -H wolf's den",
     "vmfence agent -k fence.key -o of\t-H wi\t": "agent -k fence.key -o off -H wind",
+    "vmfence cluster ch\t--ex\tal\t": "cluster check --explain all",
+    "vmfence cluster add\t--map nginx-02\tvm --of\t": "cluster add-device --map nginx-02:vm --offline",
+    "vmfence cluster prop\tset stonith-e\tfalse --dr\t": "cluster properties set stonith-enabled=false --dry-run",
 }
 
 
@@ -310,6 +441,8 @@ def test_typed_into_an_interactive_bash(line: str, tmp_path: Path) -> None:
     shell = Shell("bash", tmp_path, tmp_path)
     add_interface(shell, "br7", "bridge")
     (tmp_path / "fence.key").write_text("")
+    (tmp_path / "own.xml").write_text(CIB)
+    shell.set("CIB_file", "own.xml")
     uuid = "44179d3f-6c63-474f-a212-20c8b4b25b16"
     shell.guests.write_text(f"{'wind':<32} {uuid} on\n" if "agent" in line else f"wolf's den  {uuid}  running\n")
     with Terminal(shell.command(["bash", "--norc", "--noprofile", "-i"])) as terminal:

@@ -10,7 +10,6 @@ import signal
 import socket
 import threading
 from collections.abc import Coroutine, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -229,8 +228,7 @@ def test_until_a_replaced_backend_is_closed_the_process_has_a_thread_that_hangs(
     monkeypatch.setattr(module.assemble, "make_backend", lambda settings: next(made))
 
     async def scenario(daemon: Daemon) -> None:
-        old = configuration.load(daemon._path)
-        daemon._swap_backend(replace(old, backend=replace(old.backend, uris=("test:///other",))), old)
+        daemon._swap_backend(module.assemble.make_backend(configuration.load(daemon._path)))
         assert await asyncio.get_running_loop().run_in_executor(None, slow.is_closing.wait, 30)
         assert daemon.is_busy()
         slow.may_end.set()

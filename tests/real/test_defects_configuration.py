@@ -51,7 +51,7 @@ def edited(config: Path, old: str, new: str) -> Path:
         ('address = "127.0.0.1"', 'address = ""', "is empty"),
         ('address = "127.0.0.1"', "address = 127.0.0.1", ""),
         ("backends {", "backends ", ""),
-        ('listener = "tcp"', 'listener = "tcp vsock"', "not available yet"),
+        ('listener = "tcp"', 'listener = "tcp serial"', "without groups every guest could fence every other"),
     ],
 )
 def test_d32_what_is_not_understood_is_refused(

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Callable, Union
 
-from vmfence.errors import BackendError, GuestNotFound
-from vmfence.host.backends.base import Guest, Wanted
+from vmfence.errors import BackendError, GuestNotFound, VmfenceError
+from vmfence.host.backends.base import Guest, HypervisorStatus, Wanted
+from vmfence.host.backends.live import LiveGuest
 from vmfence.policy import is_uuid
 from vmfence.protocol.auth import Hash, Key
 from vmfence.protocol.exchange import ChallengeBook, DaemonExchange
@@ -55,6 +56,43 @@ class Hold:
 
 Behaviour = Union[Lie, Honest, DoneButFailed, Hold, Exception]
 HONEST, LIE = Honest(), Lie()
+
+
+class FakeWatch:
+    """Running guests in memory: the test puts them there."""
+
+    def __init__(self, *guests: LiveGuest) -> None:
+        self.changed: Callable[[], None] = lambda: None
+        self.running = {guest.uuid: guest for guest in guests}
+        self.looked_at: list[str] = []
+        self.silent = ""
+        self.failure: VmfenceError | None = None
+
+    def put(self, *guests: LiveGuest) -> None:
+        """Let exactly these run."""
+        self.running = {guest.uuid: guest for guest in guests}
+        self.changed()
+
+    async def open(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.silent = ""
+        self.changed()
+
+    def guests(self) -> list[LiveGuest]:
+        return list(self.running.values())
+
+    def vouched(self) -> list[LiveGuest]:
+        return [] if self.silent else self.guests()
+
+    async def look_at(self, uuid: str) -> None:
+        self.looked_at.append(uuid)
+
+    def trouble(self) -> str:
+        return self.silent
+
+    def close(self) -> None:
+        pass
 
 
 class FakeBackend:
@@ -125,6 +163,12 @@ class FakeBackend:
     async def reset(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
         still_wanted()
         await self._do("reset", guest.name, lambda: self.set_state(guest, State.RUNNING))
+
+    def watch(self, uri: str | None) -> FakeWatch:
+        return FakeWatch()
+
+    def describe(self) -> tuple[HypervisorStatus, ...]:
+        return ()
 
     def is_busy(self) -> bool:
         return False

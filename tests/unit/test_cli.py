@@ -135,6 +135,7 @@ def test_the_agent_by_any_of_its_names(tmp_path: Path) -> None:
         *([], ["nonsense"], ["--nonsense"], ["host"], ["host", "nonsense"], ["guest", "nonsense"]),
         *(["host", "daemon", "--nonsense"], ["host", "daemon", "-d", "x"], ["host", "daemon", "stray"]),
         *(["list", "-p", "0"], ["list", "-p", "65536"], ["list", "-c", "md5"], ["list", "-t", "0"], ["list", "-t"]),
+        *(["list", "-t", "nan"], ["host", "list", "--uri", ""], ["host", "history", "-H", ""]),
         *(["list", "-i", "ipv5"], ["list", "-T", "host.example", "-c", "none", "-C", "none"]),
         *(["list", "-a", "10.0.0.1", "-c", "none", "-C", "none"],),
     ],

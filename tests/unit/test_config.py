@@ -463,7 +463,7 @@ FAULTS = {
         [
             (
                 4,
-                bad("mode", "vmchanel", "listeners/serial", "must be serial or vmchannel"),
+                bad("mode", "vmchanel", "listeners/serial", "must be serial or vmchannel or virtio"),
                 "did you mean 'vmchannel'?",
             )
         ],

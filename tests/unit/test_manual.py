@@ -19,13 +19,20 @@ from vmfence import errors
 from vmfence.agent import outcome
 from vmfence.agent.differences import DIFFERENCES
 from vmfence.agent.options import COMMAND_LINE_ONLY, OPTIONS, Option
-from vmfence.cli import configure, listing
+from vmfence.cli import checking, configure, listing
 from vmfence.cli.main import vmfence as root
+from vmfence.cluster import corosync, facts
+from vmfence.cluster.checks import CHECKS
+from vmfence.cluster.fencer import FencingEvent
+from vmfence.cluster.nodemap import Row
+from vmfence.cluster.proofs import RECORD_FILE, Proof
+from vmfence.cluster.properties import PROPERTIES
 from vmfence.config import grammar
 from vmfence.config.section import Shape
 from vmfence.config.settings import (
     FILE_SHAPE,
     KEY_FILE,
+    LISTENERS,
     MULTICAST_ADDRESSES,
     PORT,
     SEARCH_PATHS,
@@ -36,6 +43,8 @@ from vmfence.config.settings import (
     VsockSettings,
     read,
 )
+from vmfence.diagnose import Report
+from vmfence.findings import ERROR, Fault, Finding
 from vmfence.host import unit
 from vmfence.host.assemble import NetworkSettings
 from vmfence.host.backends.inventory import DEFAULT_URI, GuestFacts, Inventory
@@ -44,7 +53,9 @@ from vmfence.protocol import reply
 
 FOLDER = Path(__file__).parent.parent.parent / "man"
 PAGES = sorted(path.name for path in FOLDER.iterdir())
-COMMAND, HOST, AGENT, CONFIGURATION = "vmfence.8", "vmfence-host.8", "fence_vmfence.8", "vmfence.conf.5"
+COMMAND, HOST, CLUSTER = "vmfence.8", "vmfence-host.8", "vmfence-cluster.8"
+AGENT, CONFIGURATION = "fence_vmfence.8", "vmfence.conf.5"
+GROUPS = {"host": HOST, "cluster": CLUSTER}
 # Additions of ours to the grammar of fence_virtd (settings.py names them in its head).
 OURS = {
     "allow_unauthenticated",
@@ -52,6 +63,12 @@ OURS = {
     "reboot_method",
     "state_dir",
     "control_socket",
+    "listeners/multicast/optional",
+    "listeners/tcp/optional",
+    "listeners/vsock/optional",
+    "listeners/serial/optional",
+    "listeners/serial/channel",
+    "backends/cpg/fenced_command",
     "groups/group/key_file",
 }
 ANSWERS = {option for option, _, _ in configure._ANSWERS}
@@ -120,9 +137,10 @@ def literals(text: str) -> list[str]:
 
 
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
-    """Yield the commands at and below *command* that are no groups, each with the words that name it."""
-    if not isinstance(command, click.Group):
+    """Yield what does something at and below *command*, which some groups do too, each with the words that name it."""
+    if not isinstance(command, click.Group) or command.invoke_without_command:
         yield " ".join(path), command
+    if not isinstance(command, click.Group):
         return
     context = click.Context(command)
     for name in command.list_commands(context):
@@ -143,7 +161,7 @@ def says_default(body: str, default: str) -> bool:
 
 
 def test_there_is_a_page_for_each_part() -> None:
-    assert set(PAGES) == {COMMAND, HOST, AGENT, CONFIGURATION}
+    assert set(PAGES) == {COMMAND, HOST, CLUSTER, AGENT, CONFIGURATION}
 
 
 def test_pages_and_completions_are_installed() -> None:
@@ -175,10 +193,10 @@ def test_lines_are_not_long_and_have_no_blank_at_their_end(page: str) -> None:
 
 def page_of(name: str) -> str:
     """Return the page on which the command *name* is described."""
-    return HOST if name.startswith("host ") else COMMAND
+    return GROUPS.get(name.split()[0], COMMAND)
 
 
-@pytest.mark.parametrize("page", [COMMAND, HOST])
+@pytest.mark.parametrize("page", [COMMAND, HOST, CLUSTER])
 def test_every_command_has_its_part_and_no_other(page: str) -> None:
     names = [name for name in COMMANDS if page_of(name) == page]
     description = part(source(page), "Sh", "DESCRIPTION")
@@ -193,14 +211,15 @@ def synopses(page: str) -> dict[str, str]:
     return {text.partition("\n")[0].removeprefix(".Cm "): text for text in found}
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if page_of(name) == HOST])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if page_of(name) != COMMAND])
 def test_synopsis_of_a_command_has_every_option(name: str) -> None:
-    text = synopses(HOST)[name]
+    text = synopses(page_of(name))[name]
     long = set(re.findall(r"\bFl Fl ([\w-]+)", text))
     short = set("".join(re.findall(r"(?<!Fl )\bFl (?!Fl\b)(\w+)", text)))
     for option in click_options(COMMANDS[name]):
         is_answer = ".Op Ar answers" in text and option.opts[0] in ANSWERS
-        assert is_answer or {word.strip("-") for word in option.opts} & (long | short), option.opts
+        is_of_device = ".Op Ar options of the device" in text and (option.name or "").startswith("device_")
+        assert is_answer or is_of_device or {word.strip("-") for word in option.opts} & (long | short), option.opts
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -213,7 +232,8 @@ def test_options_of_a_command(name: str) -> None:
     assert set(documented) == set(expected)
     for spellings, option in expected.items():
         if isinstance(option.default, (str, int, float)) and option.default and not option.is_flag:
-            assert says_default(documented[spellings], str(option.default)), option.opts
+            default = f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
+            assert says_default(documented[spellings], default), option.opts
         for word in option.type.choices if isinstance(option.type, click.Choice) else ():
             assert re.search(rf"\b{word}\b", documented[spellings]), (option.opts, word)
 
@@ -284,7 +304,7 @@ def test_messages_are_those_of_the_program(message: str) -> None:
 OF_AGENT = {word for option in OPTIONS + COMMAND_LINE_ONLY for word in agent_spellings(option)}
 OF_COMMANDS = {word for command in COMMANDS.values() for option in click_options(command) for word in option.opts}
 KNOWN = {
-    **{COMMAND: OF_COMMANDS | {"-h", "--help", "--version"}, HOST: OF_COMMANDS},
+    **{COMMAND: OF_COMMANDS | {"-h", "--help", "--version"}, HOST: OF_COMMANDS, CLUSTER: OF_COMMANDS},
     **{AGENT: OF_AGENT, CONFIGURATION: OF_COMMANDS},
 }
 
@@ -316,7 +336,7 @@ def test_commands_that_are_shown_exist(page: str) -> None:
         if program == "fence_vmfence":
             assert given <= OF_AGENT, line
             continue
-        name = next(name for name in COMMANDS if words[: len(name.split())] == name.split())
+        name = max((name for name in COMMANDS if words[: len(name.split())] == name.split()), key=len)
         assert given <= {word for option in click_options(COMMANDS[name]) for word in option.opts}, line
 
 
@@ -371,7 +391,7 @@ def test_defaults_of_the_configuration(place: str) -> None:
 
 @pytest.mark.parametrize("place", sorted(set(PLACES) - {"fence_virtd"}))
 def test_what_is_not_available_is_said_to_be_so(place: str) -> None:
-    available = {"listeners/multicast", "listeners/tcp", "backends/libvirt", "groups/group"}
+    available = {*(f"listeners/{name}" for name in LISTENERS), "backends/libvirt", "groups/group"}
     assert ("Not available yet." in part(source(CONFIGURATION), "Ss", place)) == (place not in available)
 
 
@@ -406,6 +426,8 @@ def test_files_are_those_of_the_program() -> None:
         assert MulticastSettings().key_file in found
         assert any(path.startswith(DaemonSettings().state_dir) for path in found)
     assert unit.INSTALL_PATH in part(source(HOST), "Sh", "FILES")
+    found = re.findall(r"/[\w./]+", part(source(CLUSTER), "Sh", "FILES"))
+    assert {RECORD_FILE, KEY_FILE, facts.AGENT_FOLDER, corosync.CONFIG_FILE, *facts.SBD_FILES} == set(found)
 
 
 def test_pages_that_are_named_exist() -> None:
@@ -425,9 +447,36 @@ def test_proposals_of_the_wizard() -> None:
         assert f"proposed: {proposal}" in documented[frozenset({option})], option
 
 
+def test_every_check_of_the_cluster_and_no_other() -> None:
+    documented = [(entry.head, entry.body) for entry in entries(part(source(CLUSTER), "Sh", "CHECKS"))]
+    assert documented == [(check.code, check.title) for check in CHECKS]
+
+
+def test_every_property_of_the_cluster_and_no_other() -> None:
+    items = entries(part(source(CLUSTER), "Ss", "vmfence cluster properties"))
+    documented = {entry.head: entry.body for entry in items if entry.head.startswith("Cm ")}
+    names = {one.name: " , ".join(filter(None, (one.name, one.old_name))) for one in PROPERTIES}
+    assert documented == {f"Cm {names[one.name]}": one.meaning for one in PROPERTIES}
+
+
 def test_fields_of_json() -> None:
     record = listing._record(Inventory("", "", "", ()), GuestFacts("", "", reply.State.RUNNING), None)
     body = options(part(source(HOST), "Ss", "vmfence host list"))[frozenset({"--json"})]
     assert all(re.search(rf"\b{name}\b", body) for name in record)
     body = options(part(source(HOST), "Ss", "vmfence host setup"))[frozenset({"--json"})]
     assert all(re.search(rf"\b{name}\b", body) for name in Step("", State.DONE, "").as_dict())
+
+
+FOUND = Finding("", Fault(ERROR, "", "", "", ""))
+JSON = {
+    "map": {*Row("").as_dict()},
+    "check": {*checking.as_dict(Report(())), *FOUND.as_dict()},
+    "history": {*(field.name for field in fields(FencingEvent)), "completed_at"},
+    "prove": {field.name for field in fields(Proof)},
+}
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_fields_of_json_of_the_cluster(name: str) -> None:
+    body = options(part(source(CLUSTER), "Ss", f"vmfence cluster {name}"))[frozenset({"--json"})]
+    assert [field for field in JSON[name] if not re.search(rf"\b{field}\b", body)] == []

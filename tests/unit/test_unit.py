@@ -100,6 +100,13 @@ def test_an_unusual_configuration_gets_what_it_needs() -> None:
     )
 
 
+def test_sockets_of_guests_need_a_right() -> None:
+    text = b"""fence_virtd { listener = "serial"; backend = "libvirt"; }
+    backends { libvirt { uri = "qemu:///system"; } }"""
+    found = unit.extras(configuration.read(text, "/etc/vmfence.conf"))
+    assert found == ("CapabilityBoundingSet=CAP_DAC_OVERRIDE",)
+
+
 def test_a_key_of_another_user_needs_a_right() -> None:
     assert unit.extras(settings(), [0, 65534]) == ("CapabilityBoundingSet=CAP_DAC_OVERRIDE",)
 

@@ -18,8 +18,8 @@ from vmfence.agent.metadata import metadata
 from vmfence.agent.parse import STDIN_BYTES_MAX, parse_argv, parse_stdin, program_of
 from vmfence.agent.usage import help_text
 from vmfence.agent.values import safe
-from vmfence.client.ask import Transport
 from vmfence.client.ask import ask as ask_host
+from vmfence.client.transport import Transport
 from vmfence.errors import KeyFileError, UsageError, VmfenceError
 from vmfence.protocol.auth import Key
 from vmfence.protocol.request import POWER_ACTIONS, Action
@@ -112,7 +112,7 @@ def _exchange(options: Options, console: Console, ask: Ask, sleep: Sleep) -> out
     if action is Action.NULL:
         return outcome.null(target)
     try:
-        key = Key(keyfile.read(options.key_file)) if options.needs_key else None
+        key = _key(options, console)
         if options.delay_s and action in POWER_ACTIONS:
             console.debug(f"waiting {options.delay_s} s before {action}")
             sleep(options.delay_s)
@@ -122,6 +122,19 @@ def _exchange(options: Options, console: Console, ask: Ask, sleep: Sleep) -> out
     except OSError as error:
         reason = error.strerror or str(error)
         return outcome.failure(action, target, VmfenceError("this system does not let us ask a host", reason))
+
+
+def _key(options: Options, console: Console) -> Key | None:
+    """Return the key, None when nothing needs it.  Raises KeyFileError."""
+    if not options.uses_key:
+        return None
+    try:
+        return Key(keyfile.read(options.key_file))
+    except KeyFileError as error:
+        if options.needs_key:
+            raise
+        console.debug(f"only what needs no key is tried: {error}")
+        return None
 
 
 def _ask(options: Options, key: Key | None, console: Console, ask: Ask) -> Answer:
@@ -140,13 +153,20 @@ def _ask(options: Options, key: Key | None, console: Console, ask: Ask) -> Answe
         timeout_s=options.timeout_s,
         flags=options.flags,
         log=console.debug,
+        tell=lambda text: _tell(text, console),
     )
+
+
+def _tell(text: str, console: Console) -> None:
+    console.err(text)
+    console.log(text, failed=False)
 
 
 def _transport(options: Options) -> Transport:
     kind = options.transport
     addresses = {
         "multicast": options.multicast_address,
+        "auto": options.multicast_address,
         "tcp": options.ipaddr,
         "vmchannel": options.channel_address,
     }
@@ -157,7 +177,7 @@ def _transport(options: Options) -> Transport:
         family=options.ip_family,
         retrans_s=options.retrans_s,
         cid=options.vsock,
-        device=options.serial_device,
+        device=options.device,
         line=options.serial_params,
     )
 

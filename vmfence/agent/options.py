@@ -15,6 +15,7 @@ from vmfence.agent.values import (
     Flag,
     Guest,
     Level,
+    LineParameters,
     Seconds,
     Tenths,
     Text,
@@ -22,6 +23,7 @@ from vmfence.agent.values import (
     actions,
     hashes,
 )
+from vmfence.client.transport import KINDS
 
 OURS = "fence_vmfence"
 _FAMILIES = {"auto": "auto", "ipv4": "ipv4", "ipv6": "ipv6"}
@@ -99,8 +101,8 @@ OPTIONS = (
     Option("channel_address", "A", Address(),
            "Ask through a VM channel with this address", value="address", shown="10.0.2.179"),
     Option("serial_device", "D", Text(),
-           "Ask through this serial device", value="device", shown="/dev/ttyS1"),
-    Option("serial_params", "P", Text(),
+           "Ask through this serial device or virtio port", value="device", shown="/dev/ttyS1"),
+    Option("serial_params", "P", LineParameters(),
            "Speed, data bits, parity and stop bits of the serial device", value="params",
            default="115200,8N1"),
     Option("ipport", "p", Whole("Invalid port", 1, 65535),
@@ -126,6 +128,9 @@ OPTIONS = (
            field="timeout_s", value="seconds", shown="30"),
     Option("delay", "w", Seconds("Invalid delay", 0, DAY_S), "Seconds to wait before off, on or reboot",
            field="delay_s", value="seconds", default="0"),
+    Option("transport", "", Choice("Unsupported transport: '{}'", {kind: kind for kind in KINDS}),
+           "How to reach the host, if not as the other options say; auto: vsock, virtio port, the serial device if one "
+           "is given, else multicast", field="transport_named", value="kind"),
     Option("domain", "", Guest(), f"{_GUEST} (the oldest name of plug)", field="target", value="guest",
            deprecated=True),
 )  # fmt: skip

@@ -7,18 +7,14 @@ user sees all of them at once, and the caller decides.  Pure: no file, no clock,
 from __future__ import annotations
 
 from vmfence.agent.options import BY_NAME, OPTIONS, Option, imitates
-from vmfence.client.ask import AVAILABLE, unavailable
 from vmfence.client.multicast import family_of
+from vmfence.client.transport import VIRTIO_PORT, WITHOUT_KEY
 from vmfence.errors import UsageError
 from vmfence.protocol.auth import Hash
 from vmfence.protocol.request import FLAG_UUID, GUEST_ACTIONS, POWER_ACTIONS, Action
 
 QUERY_TIMEOUT_S = 15
 POWER_TIMEOUT_S = 30
-_WITHOUT_KEY = (
-    "serial",
-    "vmchannel",
-)  # these transports know neither signature nor challenge (wire, section 11)
 _FROM_PACEMAKER = (
     "let Pacemaker alone name it: map nodes to guests with pcmk_host_map and set none of plug, port, domain "
     "in the device, or set pcmk_host_argument to the one that you set"
@@ -35,7 +31,8 @@ class Options:
     __slots__ = (
         "action", "auth", "channel_address", "debug", "delay_s", "faults", "from_stdin", "given", "hash",
         "help", "ip_family", "ipaddr", "ipport", "key_file", "multicast_address", "program", "retrans_s",
-        "serial_device", "serial_params", "target", "timeout_s", "use_uuid", "version", "vsock", "warnings",
+        "serial_device", "serial_params", "target", "timeout_s", "transport_named", "use_uuid", "version", "vsock",
+        "warnings",
     )  # fmt: skip
 
     action: Action
@@ -55,6 +52,7 @@ class Options:
     serial_params: str
     target: str
     timeout_s: int | None
+    transport_named: str
     use_uuid: bool
     version: bool
     vsock: int
@@ -67,7 +65,7 @@ class Options:
         self.debug, self.vsock, self.timeout_s = 0, 2, None
         self.use_uuid = self.help = self.version = False
         self.channel_address = BY_NAME["channel_address"].shown
-        self.multicast_address = self.ipaddr = self.serial_device = self.target = ""
+        self.multicast_address = self.ipaddr = self.serial_device = self.target = self.transport_named = ""
         for option in OPTIONS:
             if option.default:
                 setattr(self, option.field, option.kind.read(option.default))
@@ -79,7 +77,9 @@ class Options:
 
     @property
     def transport(self) -> str:
-        """The kind of transport, by the program's name and what was given (agent.md; fence_virt 4.12.1)."""
+        """The kind of transport: the one named, or by the program's name and what was given (fence_virt 4.12.1)."""
+        if self.transport_named:
+            return self.transport_named
         if self.program == "fence_xvm":
             return "multicast"
         for name, kind in (("vsock", "vsock"), ("ipaddr", "tcp"), ("serial_device", "serial")):
@@ -90,10 +90,21 @@ class Options:
         return "multicast"
 
     @property
-    def needs_key(self) -> bool:
-        """Whether anything is signed or proven, so that a key must be there before a byte is sent."""
+    def device(self) -> str:
+        """The serial device or virtio port to use; for transport auto the one that was given, if any."""
+        proposed = {"serial": BY_NAME["serial_device"].shown, "virtio": VIRTIO_PORT}
+        return self.serial_device or proposed.get(self.transport, "")
+
+    @property
+    def uses_key(self) -> bool:
+        """Whether anything is signed or proven with the key, at least by some way that transport auto may take."""
         nothing_proven = self.hash is Hash.NONE and self.auth is Hash.NONE
-        return not nothing_proven and self.transport not in _WITHOUT_KEY
+        return not nothing_proven and self.transport not in WITHOUT_KEY
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether the key must be there before a byte is sent; auto has ways without, unless a key is named."""
+        return self.uses_key and (self.transport != "auto" or "key_file" in self.given)
 
     @property
     def validates_key(self) -> bool:
@@ -129,10 +140,10 @@ class Options:
 
     def check(self) -> None:
         """Check what concerns more than one option, once all are taken, and fill in the timeout."""
-        if self.transport == "multicast":
+        if self.transport in ("multicast", "auto"):
             self._check_group()
-        if self.action is Action.VALIDATE_ALL and self.transport not in AVAILABLE:
-            self.faults.append(unavailable(self.transport))
+        if self.transport == "tcp" and not self.ipaddr:
+            self.faults.append(UsageError("transport tcp needs an address", "", "give the host's with ipaddr"))
         if self.needs_guest and not self.target and not (self.help or self.version or self.faults):
             self.faults.append(self._no_guest())
         if self.timeout_s is None:

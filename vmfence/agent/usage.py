@@ -46,7 +46,8 @@ def _entry(option: Option, program: str) -> str:
     if isinstance(option.kind, Cid):
         value = f"[{value}]"
     lines = _wrapped(option.explained(program), _WIDTH - _INDENT)
-    left = f"  -{option.letter}, --{option.name}{value}"
+    short = f"-{option.letter}, " if option.letter else "    "
+    left = f"  {short}--{option.name}{value}"
     if len(left) >= _INDENT:
         lines.insert(0, "")
     return "\n".join(f"{left if row == 0 else '':<{_INDENT}}{line}".rstrip() for row, line in enumerate(lines))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 
+from vmfence.client import line_settings
 from vmfence.errors import UsageError
 from vmfence.protocol.auth import Hash
 from vmfence.protocol.request import DOMAIN_BYTES_MAX, Action
@@ -173,6 +174,14 @@ class Address(Text):
         if bool(zone) == bool(percent) and any(_is_address(family, address) for family in families):
             return text
         raise UsageError(f"'{safe(text)}' is no IP address", "", "give a literal IPv4 or IPv6 address, not a name")
+
+
+class LineParameters(Text):
+    """Speed and form of a serial line."""
+
+    def read(self, text: str) -> Any:
+        line_settings.parse(text)
+        return text
 
 
 class Guest(Text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import click
@@ -11,6 +12,13 @@ from vmfence.cli.lazy import LazyGroup
 from vmfence.guest import guests
 
 _HASHES = click.Choice(guests.HASH_NAMES, case_sensitive=False)
+
+
+def _number(_: click.Context, __: click.Parameter, seconds: float) -> float:
+    """Return *seconds* if they are a number: "nan" is one of Python's, and within every range."""
+    if math.isnan(seconds):
+        raise click.BadParameter(f"{seconds} is not a number of seconds.")
+    return seconds
 
 
 @click.command("list")
@@ -59,6 +67,7 @@ _HASHES = click.Choice(guests.HASH_NAMES, case_sensitive=False)
     "--timeout",
     "timeout_s",
     type=click.FloatRange(0, 86400, min_open=True),
+    callback=_number,
     default=15,
     show_default=True,
     metavar="S",

@@ -3,7 +3,8 @@
 Owns what the sections and keys mean, their defaults, and where the file is looked for.  Every fault of a
 file is reported at once, with its line.  Defaults and meanings are those of fence_virtd 4.12.1, except that
 nothing is ignored in silence.  Ours are: several names in ``listener``; allow_unauthenticated,
-unknown_guest, reboot_method, state_dir and control_socket in ``fence_virtd``; key_file and networks in a group.
+unknown_guest, reboot_method, state_dir and control_socket in ``fence_virtd``; optional in every listener; mode virtio
+and channel in ``listeners/serial``; fenced_command in ``backends/cpg``; key_file and networks in a group.
 """
 
 from __future__ import annotations
@@ -13,50 +14,68 @@ import os
 import re
 import stat
 from dataclasses import dataclass, field
-from typing import Callable, Union
+from typing import Callable
 
 from vmfence.config import values
 from vmfence.config.grammar import FILE_BYTES_MAX, parse, shown
+from vmfence.config.listeners import (
+    KEY_FILE,
+    LISTENER_READERS,
+    LISTENER_SHAPES,
+    LISTENERS,
+    MULTICAST_ADDRESSES,
+    PORT,
+    TCP_ADDRESSES,
+    ListenerSettings,
+    MulticastSettings,
+    SerialSettings,
+    TcpSettings,
+    VsockSettings,
+)
 from vmfence.config.section import Faults, Outline, Part, Shape, outline
 from vmfence.errors import ConfigError, ConfigNotPermitted
 from vmfence.policy import Source
 from vmfence.protocol.auth import Hash
 
+__all__ = [
+    "BackendSettings",
+    "KEY_FILE",
+    "LISTENERS",
+    "MULTICAST_ADDRESSES",
+    "PORT",
+    "TCP_ADDRESSES",
+    "ListenerSettings",
+    "MulticastSettings",
+    "SerialSettings",
+    "TcpSettings",
+    "VsockSettings",
+    "find",
+    "load",
+    "read",
+]
 SEARCH_PATHS = ("/etc/vmfence.conf", "/etc/fence_virt.conf")
-KEY_FILE = "/etc/cluster/fence_xvm.key"
 STATE_DIR = "/var/lib/vmfence"
 CONTROL_SOCKET = "/run/vmfence/control"
-PORT = 1229
-MULTICAST_ADDRESSES = {"ipv4": "225.0.0.12", "ipv6": "ff05::3:1"}
-TCP_ADDRESSES = {"ipv4": "127.0.0.1", "ipv6": "::1"}
-LISTENERS = ("multicast", "tcp", "vsock", "serial")
 BACKENDS = ("libvirt", "cpg")
 # A UUID in braces, or without its dashes.
 _ODD_UUID = re.compile(r"\{[0-9a-fA-F-]{32,36}\}|[0-9a-fA-F]{32}")
 
 _SETUP = "create it with: vmfence host setup"
 _name_mode = values.choice("name", "uuid")
-_AUTH_KEYS = ("key_file", "hash", "auth")
 _DAEMON_KEYS = (
     *("listener", "backend", "module_path", "foreground", "wait_for_init", "wait_for_backend"),
     *("debug", "name_mode"),
     *("allow_unauthenticated", "unknown_guest", "reboot_method", "state_dir", "control_socket"),
 )
-_LISTENER_SHAPES = {
-    "multicast": Shape((*_AUTH_KEYS, "family", "address", "port", "interface")),
-    "tcp": Shape((*_AUTH_KEYS, "family", "address", "port")),
-    "vsock": Shape((*_AUTH_KEYS, "port")),
-    "serial": Shape(("uri", "path", "mode", "key_file")),
-}
 _BACKEND_SHAPES = {
     "libvirt": Shape(("uri",), numbered=("uri",)),
-    "cpg": Shape(("uri", "name_mode"), numbered=("uri",)),
+    "cpg": Shape(("uri", "name_mode", "fenced_command"), numbered=("uri",)),
 }
 _GROUP_SHAPE = Shape(("name", "ip", "uuid", "key_file"), lists=("ip", "uuid"), many=True)
 FILE_SHAPE = Shape(
     sections={
         "fence_virtd": Shape(_DAEMON_KEYS),
-        "listeners": Shape(sections=_LISTENER_SHAPES),
+        "listeners": Shape(sections=LISTENER_SHAPES),
         "backends": Shape(sections=_BACKEND_SHAPES),
         "groups": Shape(sections={"group": _GROUP_SHAPE}),
     }
@@ -83,69 +102,17 @@ class DaemonSettings:
 
 
 @dataclass(frozen=True)
-class MulticastSettings:
-    """Listener multicast.  *hash* is the weakest signature accepted, *auth* the hash of the challenges."""
-
-    name: str = "multicast"
-    key_file: str = KEY_FILE
-    hash: Hash = Hash.SHA256
-    auth: Hash = Hash.SHA256
-    family: str = "ipv4"
-    address: str = MULTICAST_ADDRESSES["ipv4"]
-    port: int = PORT
-    interface: str | None = None
-    line: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
-class TcpSettings:
-    """Listener tcp.  *address* is a literal of *family* or a host name."""
-
-    name: str = "tcp"
-    key_file: str = KEY_FILE
-    hash: Hash = Hash.SHA256
-    auth: Hash = Hash.SHA256
-    family: str = "ipv4"
-    address: str = TCP_ADDRESSES["ipv4"]
-    port: int = PORT
-    line: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
-class VsockSettings:
-    """Listener vsock."""
-
-    name: str = "vsock"
-    key_file: str = KEY_FILE
-    hash: Hash = Hash.SHA256
-    auth: Hash = Hash.SHA256
-    port: int = PORT
-    line: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
-class SerialSettings:
-    """Listener serial.  *uri* None: libvirt's own default; *path* None: sockets in any directory."""
-
-    name: str = "serial"
-    uri: str | None = None
-    path: str | None = None
-    mode: str = "serial"
-    key_file: str | None = None
-    line: int = field(default=0, compare=False)
-
-
-ListenerSettings = Union[MulticastSettings, TcpSettings, VsockSettings, SerialSettings]
-
-
-@dataclass(frozen=True)
 class BackendSettings:
-    """The backend, libvirt or cpg.  Guests are looked up on the connections *uris* in this order."""
+    """The backend, libvirt or cpg.  Guests are looked up on the connections *uris* in this order.
+
+    *fenced_command* of cpg tells whether a host was fenced; None: Pacemaker is asked.
+    """
 
     name: str = "libvirt"
     uris: tuple[str, ...] = ()
     name_mode: str = "name"
     line: int = field(default=0, compare=False)
+    fenced_command: str | None = None
 
 
 @dataclass(frozen=True)
@@ -270,7 +237,7 @@ def _listeners(
     for name in LISTENERS:
         place = f"listeners/{name}"
         for part in parts.get(place) or [Part(place, daemon_part.line_of("listener"), faults)]:
-            found[name] = _LISTENER_READERS[name](part)
+            found[name] = LISTENER_READERS[name](part)
             if name in named:
                 _warn_of_old_mixup(part, found[name], faults)
             if name in named and not daemon.allow_unauthenticated:
@@ -306,75 +273,6 @@ def _refuse_unauthenticated(part: Part, listener: ListenerSettings) -> None:
             part.fault(key, what, f"{remedy}; {known}" if old_mixup else remedy)
 
 
-def _multicast(part: Part) -> MulticastSettings:
-    family, address = _endpoint(part, values.multicast_address, MULTICAST_ADDRESSES)
-    return MulticastSettings(
-        key_file=part.get("key_file", values.absolute_path, KEY_FILE),
-        hash=part.get("hash", values.hash_name, Hash.SHA256),
-        auth=part.get("auth", values.hash_name, Hash.SHA256),
-        family=family,
-        address=address,
-        port=part.get("port", values.port, PORT),
-        interface=part.get("interface", values.interface, None),
-        line=part.line,
-    )
-
-
-def _tcp(part: Part) -> TcpSettings:
-    family, address = _endpoint(part, values.tcp_address, TCP_ADDRESSES)
-    return TcpSettings(
-        key_file=part.get("key_file", values.absolute_path, KEY_FILE),
-        hash=part.get("hash", values.hash_name, Hash.SHA256),
-        auth=part.get("auth", values.hash_name, Hash.SHA256),
-        family=family,
-        address=address,
-        port=part.get("port", values.port, PORT),
-        line=part.line,
-    )
-
-
-def _vsock(part: Part) -> VsockSettings:
-    return VsockSettings(
-        key_file=part.get("key_file", values.absolute_path, KEY_FILE),
-        hash=part.get("hash", values.hash_name, Hash.SHA256),
-        auth=part.get("auth", values.hash_name, Hash.SHA256),
-        port=part.get("port", values.port, PORT),
-        line=part.line,
-    )
-
-
-def _serial(part: Part) -> SerialSettings:
-    return SerialSettings(
-        uri=part.get("uri", values.uri, None),
-        path=part.get("path", values.absolute_path, None),
-        mode=part.get("mode", values.choice("serial", "vmchannel"), "serial"),
-        key_file=part.get("key_file", values.absolute_path, None),
-        line=part.line,
-    )
-
-
-_LISTENER_READERS: dict[str, Callable[[Part], ListenerSettings]] = {
-    "multicast": _multicast,
-    "tcp": _tcp,
-    "vsock": _vsock,
-    "serial": _serial,
-}
-
-
-def _endpoint(
-    part: Part, convert: Callable[[str], values.Endpoint | None], defaults: dict[str, str]
-) -> tuple[str, str]:
-    """Return family and address; the address alone decides the family, the family alone the address."""
-    family = part.get("family", values.choice(*defaults), None)
-    given = part.get("address", convert, None)
-    if given is None:
-        return family or "ipv4", defaults[family or "ipv4"]
-    if family and given.family and family != given.family:
-        what = f"{given.address} in {part.place} is not an address of family {family}"
-        part.fault("address", what, f'write family = "{given.family}"; or remove the family line')
-    return given.family or family or "ipv4", given.address
-
-
 def _backend(parts: Outline, daemon_part: Part, faults: Faults) -> BackendSettings:
     """Read every backend's section, return the one that fence_virtd names."""
     named = _named(daemon_part, "backend", lambda value: (values.choice(*BACKENDS)(value),), "libvirt")
@@ -384,7 +282,8 @@ def _backend(parts: Outline, daemon_part: Part, faults: Faults) -> BackendSettin
         place = f"backends/{name}"
         for part in parts.get(place) or [Part(place, daemon_part.line_of("backend"), faults)]:
             uris, mode = _uris(part, name in named), part.get("name_mode", _name_mode, name_mode)
-            found = BackendSettings(name, uris, mode, part.line) if name in named else found
+            command = part.get("fenced_command", values.absolute_path, None)
+            found = BackendSettings(name, uris, mode, part.line, command) if name in named else found
     return found
 
 

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Callable
 
 from vmfence import keyfile
-from vmfence.config.settings import ListenerSettings, MulticastSettings, Settings, TcpSettings
+from vmfence.config.settings import (
+    BackendSettings,
+    ListenerSettings,
+    MulticastSettings,
+    SerialSettings,
+    Settings,
+    TcpSettings,
+    VsockSettings,
+)
 from vmfence.errors import ConfigError, VmfenceError
 from vmfence.host.backends.base import Backend
 from vmfence.host.backends.libvirt import LibvirtBackend
 from vmfence.host.listeners.base import Listener
+from vmfence.host.listeners.channel import ChannelListener
 from vmfence.host.listeners.multicast import MulticastListener
-from vmfence.host.listeners.tcp import TcpListener
+from vmfence.host.listeners.tcp import tcp_listener
+from vmfence.host.listeners.vsock import VsockListener
+from vmfence.host.pool.pool import Pool
 from vmfence.host.reception import Reception
 from vmfence.host.security import KeyEntry, Security
+from vmfence.host.service import Service
 from vmfence.policy import Group, Policy
 from vmfence.protocol.auth import Hash, Key
 
 log = logging.getLogger(__name__)
 
-NetworkSettings = (MulticastSettings, TcpSettings)
+# Those with a key.
+NetworkSettings = (MulticastSettings, TcpSettings, VsockSettings)
 
 
 @dataclass(frozen=True)
@@ -37,12 +51,27 @@ class KeyUse:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a listener is made from: its settings, and the backend for one that follows its guests."""
+
+    settings: ListenerSettings
+    backend: BackendSettings | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """Settings with their keys read: everything that can be wrong before a socket is opened."""
 
     settings: Settings
     policy: Policy
     securities: tuple[Security, ...]
+
+    def wanted(self) -> tuple[Wanted, ...]:
+        """Return what the listeners are to be made from, in the order of *securities*."""
+        return tuple(
+            Wanted(listener, self.settings.backend if isinstance(listener, (SerialSettings, VsockSettings)) else None)
+            for listener in self.settings.listeners
+        )
 
     def key_uses(self) -> list[KeyUse]:
         """Return the keys in use, those of the listeners first."""
@@ -64,11 +93,8 @@ class Plan:
 def read_plan(settings: Settings) -> Plan:
     """Return the plan of *settings*.  Raises KeyFileError, ConfigError; an unusable key stops everything."""
     for listener in settings.listeners:
-        if not isinstance(listener, NetworkSettings):
-            remedy = "use multicast or tcp"
-            raise ConfigError(settings.path, listener.line, f"listener {listener.name} is not available yet", remedy)
-    if settings.backend.name != "libvirt":
-        raise ConfigError(settings.path, settings.backend.line, "backend cpg is not available yet", "use libvirt")
+        if isinstance(listener, SerialSettings):
+            _refuse_open_channels(listener, settings)
     group_keys = _group_keys(settings)
     policy = Policy(None)
     if settings.groups is not None:
@@ -83,16 +109,42 @@ def read_plan(settings: Settings) -> Plan:
 
 
 def make_backend(settings: Settings) -> Backend:
-    """Return the backend that *settings* name."""
+    """Return what asks the hypervisors of this host."""
     return LibvirtBackend(settings.backend.uris)
 
 
-def make_listener(settings: ListenerSettings, security: Security, policy: Policy, reception: Reception) -> Listener:
-    """Return the listener for *settings*, not yet open."""
+def make_pool(settings: Settings, service: Service) -> Pool | None:
+    """Return what makes this host one of several, if *settings* say so.  Raises VmfenceError."""
+    if settings.backend.name != "cpg":
+        return None
+    return Pool(service, settings.daemon.state_dir, settings.backend.fenced_command)
+
+
+def make_listener(
+    wanted: Wanted,
+    security: Security,
+    policy: Policy,
+    reception: Reception,
+    backend: Backend,
+    troubled: Callable[[], None],
+) -> Listener:
+    """Return the listener that is *wanted*, not yet open; it calls *troubled* when it has to be opened again."""
+    settings = wanted.settings
     if isinstance(settings, MulticastSettings):
         return MulticastListener(settings, security, policy.groups is not None, reception)
-    assert isinstance(settings, TcpSettings)
-    return TcpListener(settings, security, reception)
+    if isinstance(settings, TcpSettings):
+        return tcp_listener(settings, security, reception)
+    if isinstance(settings, VsockSettings):
+        return VsockListener(settings, security, backend.watch(None), reception, troubled)
+    return ChannelListener(settings, backend.watch(settings.uri), reception, troubled)
+
+
+def _refuse_open_channels(listener: SerialSettings, settings: Settings) -> None:
+    """Raise ConfigError where every guest could fence every other: no key is asked for here, so rules must be."""
+    if settings.groups is None and not settings.daemon.allow_unauthenticated:
+        what = "listener serial asks for no key, and without groups every guest could fence every other"
+        remedy = 'add groups of guests that may fence each other, or allow_unauthenticated = "yes"; to fence_virtd'
+        raise ConfigError(settings.path, listener.line, what, remedy)
 
 
 def _group_keys(settings: Settings) -> list[Key | None]:
@@ -102,7 +154,8 @@ def _group_keys(settings: Settings) -> list[Key | None]:
 
 
 def _security(listener: ListenerSettings, group_entries: tuple[KeyEntry, ...], settings: Settings) -> Security:
-    assert isinstance(listener, NetworkSettings)
+    if isinstance(listener, SerialSettings):
+        return Security(Hash.NONE, Hash.NONE, (KeyEntry(Key(b""), None),))
     if listener.hash is Hash.NONE and listener.auth is Hash.NONE and not group_entries:
         return Security(listener.hash, listener.auth, (KeyEntry(Key(b""), None),))
     key = Key(_read_key(listener.key_file, settings.path, listener.line))

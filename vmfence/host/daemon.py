@@ -21,17 +21,17 @@ from typing import Any
 
 from vmfence import __version__
 from vmfence.config import settings as configuration
-from vmfence.config.settings import ListenerSettings, Settings
+from vmfence.config.settings import Settings
 from vmfence.errors import ListenError, Unreachable, VmfenceError
 from vmfence.host import assemble
 from vmfence.host.backends.base import Backend
 from vmfence.host.control import ControlSocket
 from vmfence.host.history import History
 from vmfence.host.links import LinkWatch
-from vmfence.host.listeners.base import Listener
 from vmfence.host.notify import ServiceManager
 from vmfence.host.reception import Reception
 from vmfence.host.service import Rules, Service
+from vmfence.host.serving import Listeners
 from vmfence.host.signatures import SignatureMemory
 
 log = logging.getLogger("vmfence")
@@ -55,15 +55,6 @@ class Options:
     debug: int | None = None
     wait_for_init: bool = False
     pid_file: str | None = None
-
-
-@dataclass
-class Serving:
-    """A listener, the settings it was made from, and what the log has last told of its trouble."""
-
-    settings: ListenerSettings
-    listener: Listener
-    told: str = ""
 
 
 class Retired:
@@ -104,12 +95,13 @@ class Daemon:
         self._service = Service(self._backend, _rules(self._plan))
         state_dir = self._plan.settings.daemon.state_dir
         self._reception = Reception(self._service, SignatureMemory(state_dir), History(state_dir))
+        self._service.pool = self._pool = assemble.make_pool(self._plan.settings, self._service)
         self._control = ControlSocket(self._plan.settings.daemon.control_socket, self.describe)
         self._started_at = time.time()
-        self._serving: list[Serving] = []
         self._retired: list[Retired] = []
         self._background: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._listeners = Listeners(self._reception, self._listener_changed)
         self._stop = self._reload = False
 
     async def run(self) -> None:
@@ -144,9 +136,10 @@ class Daemon:
             "started_at": self._started_at,
             "read_at": self._read_at,
             "config": os.path.abspath(self._plan.settings.path),
-            "listeners": [_describe(serving.listener) for serving in self._serving],
+            "listeners": self._listeners.describe(),
             "backend": self._plan.settings.backend.name,
             "hypervisors": [asdict(status) for status in self._backend.describe()],
+            "pool": None if self._pool is None else self._pool.describe(),
             "keys": [key.as_dict() for key in self._plan.key_uses()],
             "access_rules": len(self._plan.policy.groups or ()),
             **self._reception.describe(),
@@ -197,7 +190,10 @@ class Daemon:
         while not self._stop:
             try:
                 await self._check_backend()
-                await self._open_missing(self._plan)
+                if self._pool is not None:
+                    await self._pool.open()
+                await self._listeners.open_missing(self._plan, self._backend)
+                self._take_rules(self._plan)
                 return True
             except (ListenError, Unreachable) as error:
                 if not patient:
@@ -226,9 +222,9 @@ class Daemon:
                 self._manager.reloading()
                 await self._take_new_settings()
                 self._manager.ready(self._status())
-            elif any(serving.listener.trouble() for serving in self._serving):
+            elif self._listeners.is_troubled():
                 await self._pause()
-                await self._open_again()
+                await self._listeners.open_again()
             else:
                 await self._wake.wait()
                 self._wake.clear()
@@ -238,66 +234,19 @@ class Daemon:
         try:
             plan = self._load()
             _refuse_moved_state(self._plan.settings, plan.settings)
-            await self._change_listeners(plan)
+            backend = self._backend_for(plan)
+            try:
+                await self._listeners.change(plan, backend)
+            except VmfenceError:
+                self._put_away(backend)
+                raise
         except VmfenceError as error:
             log.error("reload refused, the settings in force stay: %s", error)
             return
-        old, self._plan = self._plan, plan
-        self._swap_backend(plan.settings, old.settings)
-        self._service.rules = _rules(plan)
+        self._plan = plan
+        self._swap_backend(backend)
+        self._take_rules(plan)
         log.info("reloaded: %s", self._status())
-
-    async def _change_listeners(self, plan: assemble.Plan) -> None:
-        """Make the listeners those of *plan*; unchanged ones are never closed.
-
-        Raises ListenError with those of before in place.  One of them that had to make room may be closed then:
-        _serve() tries to open it.
-        """
-        before = list(self._serving)
-        try:
-            await self._open_missing(plan)
-        except ListenError:
-            for serving in self._serving[len(before) :]:
-                await serving.listener.close()
-            self._serving = before
-            await self._open_again()
-            raise
-        wanted = plan.settings.listeners
-        self._serving = [serving for serving in self._serving if serving.settings in wanted]
-        for serving in before:
-            if serving.settings not in wanted:
-                await serving.listener.close()
-
-    async def _open_missing(self, plan: assemble.Plan) -> None:
-        """Open the listeners of *plan* that are not there yet; all demand then what it says.  Raises ListenError."""
-        wanted = plan.settings.listeners
-        present = [serving.settings for serving in self._serving]
-        for settings, security in zip(wanted, plan.securities):
-            if settings not in present:
-                listener = assemble.make_listener(settings, security, plan.policy, self._reception)
-                in_its_way = [
-                    s for s in self._serving if s.settings not in wanted and _may_collide(s.settings, settings)
-                ]
-                await _open_in_place_of(in_its_way, listener)
-                self._serving.append(Serving(settings, listener))
-        for serving in self._serving:
-            if serving.settings in wanted:
-                security = plan.securities[wanted.index(serving.settings)]
-                serving.listener.secure(security, plan.policy.groups is not None)
-        self._reception.is_silent_about_unknown = plan.settings.daemon.unknown_guest == "ignore"
-
-    async def _open_again(self) -> None:
-        """Try to open the listeners that are closed against their will, each for itself."""
-        for serving in self._serving:
-            if not serving.listener.trouble():
-                continue
-            try:
-                await serving.listener.open()
-            except ListenError as error:
-                _tell(serving, ": ".join(filter(None, (error.what, error.why))), error.remedy)
-            else:
-                serving.told = ""
-                log.info("listening again: %s", serving.listener.where())
 
     async def _pause(self) -> None:
         """Wait a moment, or for a signal or a change of the interfaces."""
@@ -305,13 +254,28 @@ class Daemon:
             await asyncio.wait_for(self._wake.wait(), _RETRY_S)
         self._wake.clear()
 
-    def _swap_backend(self, new: Settings, old: Settings) -> None:
-        if new.backend == old.backend:
-            return
-        retired = Retired(self._backend)
-        self._backend = self._service.backend = assemble.make_backend(new)
-        self._retired = [other for other in self._retired if not other.is_over()] + [retired]
-        self._run_beside(self._retire(retired))
+    def _take_rules(self, plan: assemble.Plan) -> None:
+        self._service.rules = _rules(plan)
+        self._reception.is_silent_about_unknown = plan.settings.daemon.unknown_guest == "ignore"
+
+    def _backend_for(self, plan: assemble.Plan) -> Backend:
+        """Return the backend in use, or a new one where *plan* names another."""
+        same = plan.settings.backend == self._plan.settings.backend
+        return self._backend if same else assemble.make_backend(plan.settings)
+
+    def _swap_backend(self, backend: Backend) -> None:
+        before, self._backend = self._backend, backend
+        self._service.backend = backend
+        if self._pool is not None and backend is not before:
+            self._pool.follow(backend)
+        self._put_away(before)
+
+    def _put_away(self, backend: Backend) -> None:
+        """Retire *backend* unless it is the one in use."""
+        if backend is not self._backend:
+            retired = Retired(backend)
+            self._retired = [other for other in self._retired if not other.is_over()] + [retired]
+            self._run_beside(self._retire(retired))
 
     async def _retire(self, retired: Retired) -> None:
         """Close a backend when the requests that began with it, and their actions, are over."""
@@ -321,14 +285,14 @@ class Daemon:
         retired.close()
 
     def _status(self) -> str:
-        return "; ".join(serving.listener.where() for serving in self._serving) or "no listener"
+        return self._listeners.where()
 
     def _links_changed(self) -> None:
-        for serving in self._serving:
-            serving.listener.links_changed()
-            trouble = serving.listener.trouble()
-            if trouble and not serving.told:
-                _tell(serving, trouble)
+        self._listeners.links_changed()
+        self._wake.set()
+
+    def _listener_changed(self) -> None:
+        self._listeners.tell_troubles()
         self._wake.set()
 
     async def _housekeep(self) -> None:
@@ -353,13 +317,14 @@ class Daemon:
     async def _finish(self) -> None:
         self._manager.stopping()
         log.info("stopping")
-        for serving in self._serving:
-            await serving.listener.close()
+        await self._listeners.close()
         end = time.monotonic() + FINISH_S
         await self._reception.drain(FINISH_S)
         left = await self._service.finish(end - time.monotonic())
         if left:
             log.error("stopped with %d actions under way", left)
+        if self._pool is not None:
+            self._pool.close()
         await self._close_backends()
         self._reception.close()
 
@@ -373,34 +338,6 @@ class Daemon:
             await asyncio.get_running_loop().run_in_executor(None, retired.wait, end - time.monotonic())
 
 
-def _describe(listener: Listener) -> dict[str, Any]:
-    return {"where": listener.where(), "is_open": not listener.trouble(), "trouble": listener.trouble()}
-
-
-def _tell(serving: Serving, trouble: str, remedy: str = "") -> None:
-    """Log why no request can arrive at a listener, unless the log has it."""
-    if trouble != serving.told:
-        serving.told = trouble
-        log.error("no request can arrive at %s: %s", serving.listener.where(), ListenError(trouble, "", remedy))
-
-
-def _may_collide(one: ListenerSettings, other: ListenerSettings) -> bool:
-    """Whether two listeners may want the same address, in whatever way it is written."""
-    return one.name == other.name and getattr(one, "port", None) == getattr(other, "port", None)
-
-
-async def _open_in_place_of(in_its_way: list[Serving], listener: Listener) -> None:
-    """Open *listener*; those *in_its_way* are closed for it only if they are.  Raises ListenError."""
-    try:
-        await listener.open()
-    except ListenError as error:
-        if not in_its_way or not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
-            raise
-        for serving in in_its_way:
-            await serving.listener.close()
-        await listener.open()
-
-
 def _rules(plan: assemble.Plan) -> Rules:
     return Rules(plan.policy, plan.settings.daemon.reboot_method)
 
@@ -409,3 +346,6 @@ def _refuse_moved_state(old: Settings, new: Settings) -> None:
     for name in ("state_dir", "control_socket"):
         if getattr(old.daemon, name) != getattr(new.daemon, name):
             raise VmfenceError(f"{name} cannot change while the daemon runs", "", "restart the daemon")
+    for name in ("name", "fenced_command"):
+        if getattr(old.backend, name) != getattr(new.backend, name) and "cpg" in (old.backend.name, new.backend.name):
+            raise VmfenceError("the pool cannot change while the daemon runs", "", "restart the daemon")

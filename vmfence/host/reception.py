@@ -138,8 +138,12 @@ class Reception:
         self._expiry.close(lambda: None)
 
     @contextlib.asynccontextmanager
-    async def admitted(self, verified: Verified, origin: str) -> AsyncIterator[Admission]:
+    async def admitted(
+        self, verified: Verified, origin: str, window: ReplayWindow | None = None
+    ) -> AsyncIterator[Admission]:
         """Enter a verified request; the block notes in its admission that it was answered.
+
+        *window* remembers the requests of this kind of origin; without one it is that of the key.
 
         Raises SignatureError for a recording played back, Ignored for a repeat of one in flight or just answered and
         for a guest that only other hosts may know.  Left unanswered, the request is forgotten, so that an honest
@@ -149,7 +153,7 @@ class Reception:
         self.refuse_recent(verified)
         await self._refuse_recording(verified)
         # A window for each key: who holds another group's must not claim a wish whose number he overheard.
-        window = self._windows.setdefault(verified.entry.key.fingerprint(), ReplayWindow())
+        window = window or self._windows.setdefault(verified.entry.key.fingerprint(), ReplayWindow())
         verdict = window.admit(request, origin, time.monotonic())
         if verdict is not Verdict.NEW:
             raise Ignored(verdict.value)
@@ -188,18 +192,22 @@ class Reception:
         watch = asyncio.ensure_future(read_to_end(reader))
         try:
             caller = Caller(origin, verified.entry.group_key, watch.done)
-            admission.answered = await self._answer(verified, caller, writer)
+            admission.answered = await self.answer(verified, caller, lambda reply: send(_encoded(reply), writer))
         finally:
             watch.cancel()
 
-    async def _answer(self, verified: Verified, caller: Caller, writer: asyncio.StreamWriter) -> bool:
+    async def answer(self, verified: Verified, caller: Caller, deliver: Callable[[Reply], Awaitable[str]]) -> bool:
+        """Carry out a request and note it; return whether it was answered, False when its client had left.
+
+        *deliver* brings the reply to the client and returns what went wrong, or nothing.
+        """
         deadline = verified.received + time_allowed_s(verified.request.action)
         try:
             reply = await self.service.handle(verified.request, caller, deadline)
         except OriginGone as error:
             await self._note(verified, caller.origin, "dropped", str(error))
             return False
-        trouble = await send(_encoded(reply), writer)
+        trouble = await deliver(reply)
         detail = "; ".join(filter(None, (reply.detail, trouble)))
         await self._note(verified, caller.origin, reply.result, detail, reply.guest)
         return True

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
-from typing import Callable
+from typing import Callable, Protocol
 
 from vmfence.errors import (
     BackendError,
@@ -82,12 +82,35 @@ def time_allowed_s(action: int) -> float:
     return POWER_S if action in POWER_ACTIONS else QUERY_S
 
 
+class Pool(Protocol):
+    """Several hosts as one: a guest is found, and acted on, wherever it is.  Raises as a backend does."""
+
+    async def ping(self, deadline: float) -> None:
+        """Return if this host is one of the pool."""
+
+    async def find(self, target: str, deadline: float) -> Guest:
+        """Return the guest called *target* as it is on whatever host."""
+
+    async def find_for(self, action: Action, target: str, deadline: float) -> Guest:
+        """Return the guest called *target* for carry_out()."""
+
+    async def guests(self, deadline: float) -> list[Guest]:
+        """Return the guests of all hosts."""
+
+    async def carry_out(self, action: Action, guest: Guest, deadline: float) -> tuple[Code, str]:
+        """Let the host that has the guest carry out *action*; return its code, and what is to be said of it."""
+
+
 class Service:
-    """Carries out requests.  *rules* and *backend* are exchanged on reload; locks and jobs stay."""
+    """Carries out requests.  *rules* and *backend* are exchanged on reload; locks and jobs stay.
+
+    With a *pool*, the backend is what this host does for it.
+    """
 
     def __init__(self, backend: Backend, rules: Rules) -> None:
         self.backend = backend
         self.rules = rules
+        self.pool: Pool | None = None
         # Told of a start that failed when the reboot it belongs to had been answered already.
         self.on_late_failure: Callable[[Guest, str], None] = lambda guest, detail: None
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
@@ -113,7 +136,7 @@ class Service:
         end = min(deadline, time.monotonic() + PATIENCE_S)
         while True:
             try:
-                await self.backend.find(target, deadline)
+                await self._finder.find(target, deadline)
             except GuestNotFound:
                 return False
             except Unreachable as error:
@@ -132,9 +155,29 @@ class Service:
             await asyncio.wait(set(self._jobs), timeout=limit_s)
         return len(self._jobs)
 
+    async def carry_out_here(
+        self, action: Action, uuid: str, is_gone: Callable[[], bool], deadline: float
+    ) -> tuple[Code, str]:
+        """Carry out a power action on a guest of this host for another one, which *is_gone* tells of.
+
+        That one has judged whether it is allowed.  Return the code, and why it failed.
+        """
+        try:
+            guest = await look(self.backend, uuid, action is Action.ON, deadline)
+            reply = await self._power(action, guest, Caller(Origin("pool"), None, is_gone), deadline)
+        except VmfenceError as error:
+            return Code.FAILURE, str(error)
+        return reply.code, reply.detail
+
+    @property
+    def _finder(self) -> Backend | Pool:
+        return self.backend if self.pool is None else self.pool
+
     async def _handle(self, request: Request, caller: Caller, deadline: float) -> Reply:
         if request.action == Action.MONITOR:
             await self.backend.ping(deadline)
+            if self.pool is not None:
+                await self.pool.ping(deadline)
             return Reply(Code.SUCCESS)
         if request.action == Action.LIST:
             return await self._list(caller, deadline)
@@ -142,11 +185,11 @@ class Service:
             return Reply(Code.FAILURE, "no such action")
         if request.action == Action.STATUS:
             target = request.target
-            return _status(await self._permitted(lambda: self.backend.find(target, deadline), target, caller))
+            return _status(await self._permitted(lambda: self._finder.find(target, deadline), target, caller))
         action = Action(request.action)
         guest = await self._permitted_at_last(request.target, action, caller, deadline)
         try:
-            reply = await self._power(action, guest, caller, deadline)
+            reply = await self._carry_out(action, guest, caller, deadline)
         except OriginGone:
             raise
         except VmfenceError as error:
@@ -156,7 +199,7 @@ class Service:
     async def _list(self, caller: Caller, deadline: float) -> Reply:
         policy = self.rules.policy
         guests = [
-            g for g in await self.backend.guests(deadline) if policy.shows(caller.origin, caller.key_id, g.name, g.uuid)
+            g for g in await self._finder.guests(deadline) if policy.shows(caller.origin, caller.key_id, g.name, g.uuid)
         ]
         guests.sort(key=lambda guest: guest.name.lower())
         return Reply(Code.LIST, f"{len(guests)} guests", tuple(Record(g.name, g.uuid, g.state) for g in guests))
@@ -179,6 +222,8 @@ class Service:
         end = min(deadline, time.monotonic() + PATIENCE_S)
 
         def find() -> Awaitable[Guest]:
+            if self.pool is not None:
+                return self.pool.find_for(action, target, deadline)
             return look(self.backend, target, action is Action.ON, deadline)
 
         while True:
@@ -188,6 +233,14 @@ class Service:
                 if time.monotonic() + PAUSE_S >= end or caller.is_gone():
                     raise
             await asyncio.sleep(PAUSE_S)
+
+    async def _carry_out(self, action: Action, guest: Guest, caller: Caller, deadline: float) -> Reply:
+        """Carry out the action where the guest is."""
+        if self.pool is None:
+            return await self._power(action, guest, caller, deadline)
+        if caller.is_gone():
+            raise OriginGone(f"the client left before {action} of {guest.name} was done")
+        return Reply(*await self.pool.carry_out(action, guest, deadline))
 
     async def _power(self, action: Action, guest: Guest, caller: Caller, deadline: float) -> Reply:
         """Run the action as a job of its own: it holds the guest's lock to its end, we wait to the deadline."""

@@ -77,7 +77,9 @@ def extras(settings: Settings, key_owners: Iterable[int] = (0,)) -> tuple[str, .
     udp_ports = [one.port for one in settings.listeners if isinstance(one, MulticastSettings)]
     if any(port < 1024 for port in ports + udp_ports):
         lines.append("CapabilityBoundingSet=CAP_NET_BIND_SERVICE")
-    if any("/session" in uri for uri in settings.backend.uris) or any(key_owners):
+    # Sockets of guests belong to the hypervisor's user, and root without this right is any other.
+    has_channels = any(isinstance(one, SerialSettings) for one in settings.listeners)
+    if has_channels or any("/session" in uri for uri in settings.backend.uris) or any(key_owners):
         lines.append("CapabilityBoundingSet=CAP_DAC_OVERRIDE")
     return tuple(lines)
 

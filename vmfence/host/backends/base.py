@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable, Protocol
 
+from vmfence.host.backends.live import LiveGuest
 from vmfence.protocol.reply import State
 
 # Raises VmfenceError when what is about to be done is not wanted any more.
@@ -51,6 +52,30 @@ class HypervisorStatus:
     calls: int
 
 
+class Watch(Protocol):
+    """Follows running guests.  *changed* is called in the event loop when they, or trouble(), have changed."""
+
+    changed: Callable[[], None]
+
+    async def open(self) -> None:
+        """Begin, or begin again where there is trouble.  Raises BackendError when no hypervisor can be asked."""
+
+    def guests(self) -> list[LiveGuest]:
+        """Return the guests that were running when last heard of."""
+
+    def vouched(self) -> list[LiveGuest]:
+        """Return the guests that are known to run: those of the hypervisors that are being heard."""
+
+    async def look_at(self, uuid: str) -> None:
+        """Read the guest *uuid* anew, if it is among those known."""
+
+    def trouble(self) -> str:
+        """Return which hypervisor is not heard, and why, or nothing."""
+
+    def close(self) -> None:
+        """Stop."""
+
+
 class Backend(Protocol):
     """Every method raises BackendError (Unreachable when a hypervisor cannot be asked) before its deadline.
 
@@ -83,6 +108,9 @@ class Backend(Protocol):
 
     async def reset(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
         """Reset *guest* in place and return when the hypervisor has reported it."""
+
+    def watch(self, uri: str | None) -> Watch:
+        """Return what follows the guests at *uri*, or at every URI of this backend; not yet open."""
 
     def describe(self) -> tuple[HypervisorStatus, ...]:
         """Return what is known of each hypervisor, at once."""

@@ -20,6 +20,7 @@ from vmfence.host.backends import domains
 from vmfence.host.backends.base import Guest, HypervisorStatus, Wanted
 from vmfence.host.backends.hypervisor import Hypervisor, run_event_loop
 from vmfence.host.backends.transients import TransientMemory
+from vmfence.host.backends.watch import Follower, GuestWatch
 from vmfence.protocol.reply import State
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class LibvirtBackend:
     def __init__(self, uris: tuple[str, ...]) -> None:
         run_event_loop()
         self._hypervisors = tuple(Hypervisor(uri) for uri in uris)
+        self._others: dict[str, Hypervisor] = {}  # asked by a watch alone
+        self._followers: dict[Hypervisor, Follower] = {}
         self._unfinished: dict[str, Future[None]] = {}
         self._transients = TransientMemory()
 
@@ -138,12 +141,23 @@ class LibvirtBackend:
 
     def is_busy(self) -> bool:
         """Whether calls are still running in threads."""
-        return any(hypervisor.is_busy() for hypervisor in self._hypervisors)
+        return any(hypervisor.is_busy() for hypervisor in (*self._hypervisors, *self._others.values()))
+
+    def watch(self, uri: str | None) -> GuestWatch:
+        """Return a watch, not yet open, of the guests at *uri*, or at all URIs of this backend."""
+        wanted = self._hypervisors if uri is None else (self._at(uri),)
+        return GuestWatch(self._followers.setdefault(each, Follower(each)) for each in wanted)
 
     def close(self) -> None:
-        """Close all connections."""
-        for hypervisor in self._hypervisors:
+        """Close all connections, once nobody is told of their events any more."""
+        for follower in self._followers.values():
+            follower.finish()
+        for hypervisor in (*self._hypervisors, *self._others.values()):
             hypervisor.close()
+
+    def _at(self, uri: str) -> Hypervisor:
+        ours = next((hypervisor for hypervisor in self._hypervisors if hypervisor.uri == uri), None)
+        return ours or self._others.setdefault(uri, Hypervisor(uri))
 
     async def _ask_all(
         self,

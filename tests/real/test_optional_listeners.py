@@ -1,0 +1,74 @@
+"""Several listeners: one that cannot start stops the daemon, unless it is optional."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from lab.ours import CommandLine
+from lab.rig import LOOPBACK, Rig, no_trace, refused
+
+SERIAL = {"mode": "serial", "uri": "test:///nonexistent/world.xml"}
+
+
+def multicast(optional: str) -> dict[str, object]:
+    return {"interface": "nonexistent0", "optional": optional}
+
+
+GROUPS = 'group { ip = "127.0.0.1"; uuid = "alpha"; uuid = "beta"; }'
+
+
+@pytest.mark.parametrize(
+    ("listeners", "told"),
+    [
+        ({"multicast": multicast("no")}, "listener multicast: interface nonexistent0 does not exist"),
+        ({"serial": SERIAL}, "listener serial: cannot learn which guests run"),
+    ],
+)
+def test_one_that_cannot_start_is_named(
+    vmfence: CommandLine, tmp_path: Path, listeners: dict[str, dict[str, object]], told: str
+) -> None:
+    rig = Rig(vmfence, tmp_path, listeners=listeners, groups=GROUPS)
+    assert told in refused(vmfence, rig.config)
+
+
+def test_optional_ones_that_are_down_are_shown_and_the_others_serve(vmfence: CommandLine, tmp_path: Path) -> None:
+    listeners: dict[str, dict[str, object]] = {
+        "multicast": multicast("yes"),
+        "serial": {**SERIAL, "optional": "yes"},
+    }
+    with Rig(vmfence, tmp_path, listeners=listeners, groups=GROUPS) as rig:
+        rig.serves()
+        shown = vmfence.run("host", "status", "-s", str(tmp_path / "control")).stdout
+        assert "nonexistent0: interface nonexistent0 does not exist" in shown
+        assert "serial lines of guests (0 of 0 connected): cannot connect to libvirt" in shown
+        assert "no request can arrive at multicast" in rig.daemon.log()
+        rig.reload()
+        rig.serves()
+
+
+def test_reload_can_bring_an_optional_listener_that_is_down(vmfence: CommandLine, tmp_path: Path) -> None:
+    with Rig(vmfence, tmp_path) as rig:
+        rig._listeners = {**rig._listeners, "multicast": multicast("no")}
+        rig.write_config()
+        rig.reload("reload refused, the settings in force stay: listener multicast: interface nonexistent0")
+        rig._listeners = {**rig._listeners, "multicast": multicast("yes")}
+        rig.write_config()
+        rig.reload()
+        assert "no request can arrive at multicast" in rig.daemon.log()
+        rig.serves()
+        assert no_trace(rig.daemon.log())
+
+
+def test_an_optional_port_that_becomes_free_is_taken(vmfence: CommandLine, tmp_path: Path) -> None:
+    rig = Rig(vmfence, tmp_path, tcp={"optional": "yes"})
+    with socket.create_server((LOOPBACK, rig.port)):
+        rig.daemon.start()
+        rig.daemon.wait_for_line(" ready: no listener")
+    try:
+        rig.wait_told(f"listening again: tcp {LOOPBACK} port {rig.port}")
+        rig.serves()
+    finally:
+        rig.daemon.stop()

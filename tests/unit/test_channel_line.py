@@ -1,0 +1,267 @@
+"""One guest's line, at a real unix socket: whose answer is whose, and who is not answered any more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.pipe import request, response
+from unit.fakes import ALPHA, BETA, GAMMA, FakeBackend, Hold
+from vmfence.host import streams
+from vmfence.host.backends.base import Guest
+from vmfence.host.history import History
+from vmfence.host.listeners import line as module
+from vmfence.host.listeners.line import GuestLine, Place
+from vmfence.host.reception import Reception
+from vmfence.host.service import Rules, Service
+from vmfence.host.signatures import SignatureMemory
+from vmfence.policy import Policy
+from vmfence.protocol.reply import State
+from vmfence.protocol.request import Action
+
+WAIT_S = 20.0
+NEVER = 1000.0
+
+
+class Scene:
+    """A line, its backend, and the guest's end."""
+
+    line: GuestLine
+
+    def __init__(self, folder: Path, backend: FakeBackend) -> None:
+        self.backend = backend
+        self.reception = Reception(
+            Service(backend, Rules(Policy())), SignatureMemory(str(folder)), History(str(folder))
+        )
+        self.path = str(folder / "socket")
+        self.known, self.looked = True, 0
+        self.connections: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+
+    async def connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.wait_for(self.connections.get(), WAIT_S)
+
+    def look(self) -> asyncio.Future[None]:
+        async def look() -> None:
+            self.looked += 1
+
+        return asyncio.ensure_future(look())
+
+    async def until(self, predicate: Callable[[], bool]) -> None:
+        async def wait() -> None:
+            while not predicate():
+                await asyncio.sleep(0.001)
+
+        await asyncio.wait_for(wait(), WAIT_S)
+
+
+@contextlib.asynccontextmanager
+async def scene(folder: Path, *guests: Guest) -> AsyncIterator[Scene]:
+    made = Scene(folder, FakeBackend(*(guests or (ALPHA, BETA, GAMMA))))
+
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await made.connections.put((reader, writer))
+
+    writers: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_unix_server(accepted, made.path)
+    made.line = GuestLine(
+        Place("serial", made.path, ALPHA.name, ALPHA.uuid), made.reception, made.look, lambda: made.known
+    )
+    try:
+        yield made
+    finally:
+        made.line.close()
+        await asyncio.wait({made.line._task})
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        await made.reception.drain(WAIT_S)
+        made.reception.close()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="vmf-", dir="/tmp") as short:
+        yield Path(short)
+
+
+def play(folder: Path, story: Callable[[Scene], Awaitable[None]], *guests: Guest) -> None:
+    async def run() -> None:
+        async with scene(folder, *guests) as made:
+            await story(made)
+
+    asyncio.run(run())
+
+
+def crowd() -> list[Guest]:
+    """Return guests whose list is longer than any buffer on its way."""
+    return [Guest(f"abba\0{n}", f"{n:08}-2222-3333-4444-555555555501", State.RUNNING) for n in range(9000)]
+
+
+async def read(reader: asyncio.StreamReader, size: int = 5) -> bytes:
+    return await asyncio.wait_for(reader.readexactly(size), WAIT_S)
+
+
+def test_requests_together_are_answered_in_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOGETHER_S", NEVER)
+
+    async def story(made: Scene) -> None:
+        reader, writer = await made.connected()
+        hold = Hold()
+        made.backend.script("find", hold)
+        writer.write(request(Action.STATUS, ALPHA.name))
+        await asyncio.wait_for(hold.begun.wait(), WAIT_S)
+        writer.write(request(Action.STATUS, BETA.name))
+        await made.until(lambda: made.reception.describe()["in_flight"] == 2)
+        hold.release.set()
+        assert await read(reader, 10) == response(0) + response(2)
+
+    play(folder, story)
+
+
+def test_a_later_request_means_that_the_earlier_client_has_given_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its late success must not be taken for the new one's."""
+    monkeypatch.setattr(module, "TOGETHER_S", 0.0)
+
+    async def story(made: Scene) -> None:
+        reader, writer = await made.connected()
+        hold = Hold()
+        made.backend.script("find", hold)
+        writer.write(request(Action.STATUS, ALPHA.name))
+        await asyncio.wait_for(hold.begun.wait(), WAIT_S)
+        writer.write(request(Action.STATUS, BETA.name))
+        assert await read(reader) == response(2)
+        hold.release.set()
+        await made.until(lambda: made.reception.describe()["in_flight"] == 0)
+        writer.write(request(Action.STATUS, BETA.name))
+        assert await read(reader) == response(2)
+
+    play(folder, story)
+
+
+@pytest.mark.parametrize("by", ["a later request", "the end of the line"])
+def test_what_was_not_begun_is_not_begun_any_more(folder: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    monkeypatch.setattr(module, "TOGETHER_S", 0.0)
+
+    async def story(made: Scene) -> None:
+        _, writer = await made.connected()
+        hold = Hold()
+        made.backend.script("find", hold)
+        writer.write(request(Action.OFF, GAMMA.name))
+        await asyncio.wait_for(hold.begun.wait(), WAIT_S)
+        if by == "the end of the line":
+            writer.close()
+        else:
+            writer.write(request(Action.STATUS, ALPHA.name))
+        await made.connected() if by == "the end of the line" else await made.until(
+            lambda: made.reception.counts["status", "ok"] == 1
+        )
+        hold.release.set()
+        await made.until(lambda: made.reception.describe()["in_flight"] == 0)
+        assert not made.backend.power_calls()
+        assert made.reception.counts["off", "dropped"] == 1
+
+    play(folder, story)
+
+
+def test_half_an_answer_is_never_followed_by_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of a long list could read as the new answer: the line is connected anew, nothing is done."""
+    monkeypatch.setattr(module, "TOGETHER_S", 0.0)
+    many = [
+        Guest(f"abba\0{number}", f"{number:08}-2222-3333-4444-555555555501", State.RUNNING) for number in range(9000)
+    ]
+
+    async def story(made: Scene) -> None:
+        reader, writer = await made.connected()
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(request(Action.LIST))
+        await made.until(lambda: any(turn.is_writing for turn in made.line._turns))
+        writer.write(request(Action.OFF, many[0].uuid))
+        await made.until(lambda: made.reception.rejects.counts["a request while another is being answered"] == 1)
+        reader, writer = await made.connected()
+        writer.write(request(Action.STATUS, many[0].uuid))
+        assert await read(reader) == response(0)
+        assert not made.backend.power_calls()
+
+    play(folder, story, *many)
+
+
+def test_who_does_not_read_is_hung_up_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "WRITE_S", 0.05)
+    many = crowd()
+
+    async def story(made: Scene) -> None:
+        reader, writer = await made.connected()
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(request(Action.LIST))
+        reader, writer = await made.connected()
+        writer.write(request(Action.STATUS, many[0].uuid))
+        assert await read(reader) == response(0)
+
+    play(folder, story, *many)
+
+
+def test_too_many_requests_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOGETHER_S", NEVER)
+
+    async def story(made: Scene) -> None:
+        reader, writer = await made.connected()
+        hold = Hold()
+        made.backend.script("find", hold)
+        for _ in range(module.TURNS_MAX + 5):
+            writer.write(request(Action.STATUS, ALPHA.name))
+        await made.until(lambda: made.reception.rejects.counts["too many requests at once"] == 5)
+        hold.release.set()
+        assert await read(reader, 5 * module.TURNS_MAX) == response(0) * module.TURNS_MAX
+
+    play(folder, story)
+
+
+def test_a_socket_is_not_connected_to_again_while_nobody_vouches_for_the_guest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its path could be another guest's by now."""
+    monkeypatch.setattr(module, "AGAIN_FIRST_S", 0.0)
+    monkeypatch.setattr(module, "AGAIN_LONGEST_S", 0.0)
+
+    async def story(made: Scene) -> None:
+        _, writer = await made.connected()
+        made.known = False
+        writer.close()
+        await made.until(lambda: made.looked >= 3)
+        assert made.connections.empty()
+        made.known = True
+        reader, writer = await made.connected()
+        writer.write(request(Action.STATUS, ALPHA.name))
+        assert await read(reader) == response(0)
+
+    play(folder, story)
+
+
+def test_noise_is_read_slowly(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that writes as fast as it can costs the host little; what it asks for between is heard."""
+    waits: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await real(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+
+    async def story(made: Scene) -> None:
+        reader, writer = await made.connected()
+        writer.write(b"x" * 655360 + request(Action.STATUS, ALPHA.name))
+        assert await read(reader) == response(0)
+        assert 9.9 < sum(wait for wait in waits if wait > 0.01) <= 10.1
+
+    play(folder, story)

@@ -1,0 +1,253 @@
+"""What ``host check`` reads before it judges: configuration, keys, daemon, network, firewall, libvirt.  Reads only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vmfence import proc
+from vmfence.config import settings as configuration
+from vmfence.config.settings import (
+    PORT,
+    SEARCH_PATHS,
+    MulticastSettings,
+    SerialSettings,
+    Settings,
+    TcpSettings,
+)
+from vmfence.errors import NotPermitted, Unreachable, VmfenceError
+from vmfence.findings import NotAsked
+from vmfence.host import assemble, control, firewall, ground, hidden, kernel, network, probe, selinux, unit
+from vmfence.host.backends import inventory
+from vmfence.host.backends.inventory import GuestFacts, Inventory
+from vmfence.host.firewall import Firewall
+from vmfence.host.ground import KeyFacts
+from vmfence.host.hidden import Process
+from vmfence.host.kernel import Holder, Network
+from vmfence.host.network import Interface
+from vmfence.host.probe import Probe
+from vmfence.host.selinux import SELinux
+from vmfence.host.unit import UnitFacts
+
+LIBVIRT_S = 3.0
+_STATUS_S = 2.0
+_ASK_S = 5.0
+_SOCKETS = ("libvirt-sock", "virtqemud-sock")
+Gatherers = dict[str, Callable[[], Any]]
+_SOCKET_FOLDER = "/run/libvirt"
+
+
+@dataclass(frozen=True)
+class Libvirt:
+    """*found*: the URIs of the configuration that answer, *silent*: the others with their errors.
+
+    *elsewhere*: what else has a libvirt on this host; *sockets*: the daemons' that are there.
+    """
+
+    found: tuple[Inventory, ...] = ()
+    silent: tuple[tuple[str, Unreachable], ...] = ()
+    elsewhere: tuple[Inventory, ...] = ()
+    sockets: tuple[str, ...] = ()
+
+    @property
+    def guests(self) -> tuple[GuestFacts, ...]:
+        """The guests that are served."""
+        return tuple(guest for one in self.found for guest in one.guests)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """*is_synchronised* None: nobody can tell.  *newest*: the latest moment that a file or the daemon knows of."""
+
+    is_synchronised: bool | None = None
+    newest: float = 0.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All facts; what could not be gathered is the VmfenceError instead, and rules that need it are not asked.
+
+    *path*: the configuration that counts; *accepted*: True where the daemon would take it with its keys.  *holders*:
+    sockets at the ports of the listeners; *processes*: QEMU's.  *now*: seconds of the wall clock.
+    """
+
+    path: str
+    settings: Settings
+    accepted: bool
+    keys: tuple[KeyFacts, ...]
+    interfaces: tuple[Interface, ...]
+    network: Network
+    holders: tuple[Holder, ...]
+    status: dict[str, Any]
+    stale: tuple[str, ...]
+    probes: tuple[Probe, ...]
+    libvirt: Libvirt
+    processes: tuple[Process, ...]
+    firewall: Firewall
+    unit: UnitFacts
+    selinux: SELinux
+    clock: Clock
+    now: float
+
+    @property
+    def serving(self) -> object:
+        """The probes if a daemon runs, or the error that says that none does: then silence needs no other reason."""
+        return self.status if isinstance(self.status, Unreachable) else self.probes
+
+    @property
+    def multicast(self) -> tuple[MulticastSettings, ...]:
+        """The listeners that join a group."""
+        return tuple(one for one in self.settings.listeners if isinstance(one, MulticastSettings))
+
+    def got_through(self) -> bool | None:
+        """Whether a request came through to every listener that was tried; None when none was."""
+        if isinstance(self.probes, VmfenceError) or not self.probes:
+            return None
+        return all(each.got_through for each in self.probes)
+
+    def interface(self, name: str) -> Interface | None:
+        """Return the interface of that name, None when there is none."""
+        return next((one for one in self.interfaces if one.name == name), None)
+
+
+def load(config: str | None) -> Gatherers:
+    """Return what is read first: the configuration, on which most of the rest depends."""
+    return {"settings": lambda: configuration.load(configuration.find(config))}
+
+
+def everything(settings: Settings | VmfenceError) -> Gatherers:
+    """Return what can be gathered once the configuration is known; little where it cannot be read."""
+    known: Gatherers = {
+        "interfaces": network.read_interfaces,
+        "libvirt": lambda: read_libvirt(None if isinstance(settings, VmfenceError) else settings),
+        "processes": hidden.read_processes,
+        "unit": unit.look,
+    }
+    if isinstance(settings, VmfenceError):
+        error = NotAsked("the configuration cannot be read")
+        names = ("accepted", "keys", "network", "holders", "status", "stale", "probes", "firewall", "selinux", "clock")
+        return {**known, **{name: _raiser(error) for name in names}}
+    return {
+        **known,
+        "accepted": lambda: accept(settings),
+        "keys": lambda: read_keys(settings),
+        "network": lambda: kernel.read_network(one.name for one in network.read_interfaces()),
+        "holders": lambda: kernel.read_holders(ports(settings)),
+        "status": lambda: control.ask(settings.daemon.control_socket, _STATUS_S),
+        "stale": lambda: read_stale(settings),
+        "probes": lambda: probe.try_listeners(settings),
+        "firewall": lambda: read_firewall(settings),
+        "selinux": lambda: selinux.look([settings.path, *ground.key_files(settings, with_groups=True)]),
+        "clock": lambda: read_clock(settings),
+    }
+
+
+def complete(config: str | None, gathered: Mapping[str, Any]) -> Facts:
+    """Return the facts made of what was *gathered*."""
+    settings = gathered["settings"]
+    path = config or SEARCH_PATHS[0] if isinstance(settings, VmfenceError) else settings.path
+    return Facts(path=path, **gathered, now=time.time())
+
+
+def accept(settings: Settings) -> bool:
+    """Return True when the daemon would take *settings* with their keys.  Raises VmfenceError, NotAsked."""
+    keys = read_keys(settings)
+    if not all(key.exists and key.fault is None for key in keys):
+        raise NotAsked("a key cannot be used")
+    assemble.read_plan(settings)
+    return True
+
+
+def read_keys(settings: Settings) -> tuple[KeyFacts, ...]:
+    """Return the judgement of each key.  Raises NotPermitted for one that this user may not read."""
+    paths = ground.key_files(settings, with_groups=True)
+    for path in paths:
+        folder = os.path.dirname(path) or "."
+        hidden_folder = os.path.exists(folder) and not os.access(folder, os.X_OK)
+        if hidden_folder or (os.path.exists(path) and not os.access(path, os.R_OK)):
+            raise NotPermitted(f"this user may not read the key {path}", "", "run this as root")
+    return tuple(map(ground.read_key, paths))
+
+
+def ports(settings: Settings) -> frozenset[tuple[str, int]]:
+    """Return the ports that the listeners want."""
+    udp = {("udp", one.port) for one in settings.listeners if isinstance(one, MulticastSettings)}
+    return frozenset(udp | {("tcp", one.port) for one in settings.listeners if isinstance(one, TcpSettings)})
+
+
+def read_stale(settings: Settings) -> tuple[str, ...]:
+    """Return the files that were changed since the daemon read them, the unit too.  Raises VmfenceError."""
+    status = control.ask(settings.daemon.control_socket, _STATUS_S)
+    unit_path = next((path for path in (unit.INSTALL_PATH,) if os.path.exists(path)), None)
+    return tuple(ground.stale_files(status, settings.path, unit_path))
+
+
+def read_libvirt(settings: Settings | None, run: str = _SOCKET_FOLDER) -> Libvirt:
+    """Return what libvirt has, also where the daemon does not look.  Raises NotPermitted when this user may not ask."""
+    uris = tuple(dict.fromkeys(settings.backend.uris)) if settings else ()
+    others = [uri for uri in inventory.candidate_uris() if uri not in uris and _is_there(uri, run)]
+    found, errors = inventory.survey([*uris, *others], LIBVIRT_S)
+    answered = {one.uri for one in found}
+    silent = tuple(zip([uri for uri in (*uris, *others) if uri not in answered], errors))
+    wanted = tuple((uri, error) for uri, error in silent if uri in uris)
+    if os.geteuid() != 0 and any("Permission denied" in error.why or "authentic" in error.why for _, error in wanted):
+        raise NotPermitted("this user may not ask libvirt", wanted[0][1].why, "run this as root")
+    return Libvirt(
+        tuple(one for one in found if one.uri in uris),
+        wanted,
+        tuple(one for one in found if one.uri not in uris),
+        tuple(path for name in _SOCKETS if os.path.exists(path := f"{run}/{name}")),
+    )
+
+
+def _is_there(uri: str, run: str) -> bool:
+    """Whether asking *uri* starts nothing: the usual one has its socket."""
+    return uri != inventory.DEFAULT_URI or any(os.path.exists(f"{run}/{name}") for name in _SOCKETS)
+
+
+def read_firewall(settings: Settings) -> Firewall:
+    """Return what the firewall lacks.  Raises NotPermitted unless root asks: rules are shown to no other user."""
+    if os.geteuid() != 0:
+        raise NotPermitted("this user may not read the firewall", "", "run this as root")
+    interfaces = network.read_interfaces()
+    addresses = {address: one.name for one in interfaces if (address := network.ipv4_address(one.name))}
+    bridges: Iterable[str] = ()
+    if any(getattr(one, "interface", "") is None or isinstance(one, TcpSettings) for one in settings.listeners):
+        found = inventory.survey(dict.fromkeys(settings.backend.uris), LIBVIRT_S)[0]
+        bridges = [bridge.name for bridge in network.bridges(interfaces, found) if bridge.guests]
+    return firewall.look(firewall.openings(settings, addresses.get, bridges))
+
+
+def read_clock(settings: Settings) -> Clock:
+    """Return whether the clock is synchronised, and the newest moment that files know of."""
+    files = [settings.path, *ground.key_files(settings, with_groups=True), settings.daemon.control_socket]
+    newest = max((os.stat(path).st_mtime for path in files if os.path.exists(path)), default=0.0)
+    program = shutil.which("timedatectl", path=proc.system_path())
+    if program is None or not os.path.isdir("/run/systemd/system"):
+        return Clock(None, newest)
+    try:
+        told = proc.run([program, "show", "--property=NTPSynchronized", "--value"], _ASK_S).stdout.strip()
+    except VmfenceError:
+        told = ""
+    return Clock({"yes": True, "no": False}.get(told), newest)
+
+
+def needs_channel(settings: Settings) -> bool:
+    """Whether guests without a network can ask."""
+    return any(not isinstance(one, (MulticastSettings, TcpSettings)) for one in settings.listeners)
+
+
+def is_usual_port(settings: Settings) -> bool:
+    """Whether all ports are the one that packaged firewall services name."""
+    return all(getattr(one, "port", PORT) == PORT for one in settings.listeners if not isinstance(one, SerialSettings))
+
+
+def _raiser(error: VmfenceError) -> Callable[[], Any]:
+    def fail() -> Any:
+        raise error
+
+    return fail

@@ -1,0 +1,240 @@
+"""One channel of one guest: the socket at which its hypervisor listens, connected to for as long as the guest runs.
+
+A pipe without a key: who writes into it is the guest, as its hypervisor vouches.  Frames: vmfence.protocol.serial.
+
+An answer does not say which request it is for, and nobody tells us when a client gives up.  Two requests that come
+together are answered in their order.  But one that comes later, while another is still unanswered, comes from a client
+whose forerunner has given up: that one is answered no more, or its late "success" would be taken for the new one's, and
+nothing that it asked for is begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Callable
+
+from vmfence.errors import PacketError
+from vmfence.host.reception import Ignored, Reception
+from vmfence.host.security import KeyEntry, Verified
+from vmfence.host.service import Caller, Reply
+from vmfence.host.streams import hang_up, send
+from vmfence.policy import Origin
+from vmfence.protocol.auth import Key
+from vmfence.protocol.replay import ReplayWindow
+from vmfence.protocol.serial import REQUEST_BYTES, FrameReader, decode_request, encode_list_response, encode_response
+
+log = logging.getLogger(__name__)
+
+FRAME_S = 1.0
+# No client gives up sooner (agent and fence_virt: at least a second), so what comes sooner was sent together.
+TOGETHER_S = 1.0
+TURNS_MAX = 16
+AGAIN_FIRST_S, AGAIN_LONGEST_S = 0.1, 10.0
+_READ_BYTES = 4096
+# A guest may write noise as fast as it likes.  A serial line at its fastest carries a fifth of this.
+_NOISE_BYTES_PER_S = 65536
+_NO_KEY = KeyEntry(Key(b""), None)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A guest's channel: *kind* as the origin is called, serial, vmchannel or virtio; *run* as in LiveGuest."""
+
+    kind: str
+    path: str
+    guest: str
+    uuid: str
+    run: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.guest} ({self.kind})"
+
+
+class Turn:
+    """One request on a line, until it is answered or its client has left."""
+
+    def __init__(self, verified: Verified, before: Turn | None) -> None:
+        self.verified, self.before = verified, before
+        self.over = asyncio.Event()
+        self.has_left = self.is_writing = False
+
+    def leave(self) -> None:
+        """The client has left."""
+        self.has_left = True
+        self.over.set()
+
+
+class GuestLine:
+    """Serves one place.  *look* reads the guest anew, *is_known* tells whether its hypervisor vouches for it now."""
+
+    def __init__(
+        self, place: Place, reception: Reception, look: Callable[[], asyncio.Future[None]], is_known: Callable[[], bool]
+    ) -> None:
+        self.place = place
+        self.is_connected = False
+        self._reception, self._look, self._is_known = reception, look, is_known
+        self._window = ReplayWindow()
+        self._turns: list[Turn] = []
+        self._told = ""
+        self._task = asyncio.ensure_future(self._run())
+
+    def close(self) -> None:
+        """Hang up.  Who has asked is not answered any more; what has begun goes on."""
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        pause = AGAIN_FIRST_S
+        while True:
+            try:
+                reader, writer = await self._connect()
+            except OSError as error:
+                self._tell(error.strerror or str(error))
+            else:
+                self._tell("")
+                pause = AGAIN_FIRST_S if await self._serve(reader, writer) else pause
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, AGAIN_LONGEST_S)
+            await self._wait_until_known()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            connecting.connect(self.place.path)  # at once, or EAGAIN when others wait there already
+            return await asyncio.open_unix_connection(sock=connecting, limit=_READ_BYTES)
+        except OSError:
+            connecting.close()
+            raise
+
+    async def _wait_until_known(self) -> None:
+        """Return when the guest is known to run still: its path may be another guest's by now."""
+        await self._look()
+        while not self._is_known():
+            await asyncio.sleep(AGAIN_LONGEST_S)
+            await self._look()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Serve a connection to its end; return whether a request came."""
+        writer.transport.set_write_buffer_limits(high=0)  # so that what is written has left
+        self.is_connected = True
+        log.debug("connected to %s at %s", self.place, self.place.path)
+        has_asked = False
+        try:
+            async for frame in _frames(reader, self._reject):
+                has_asked = True
+                self._take(frame, writer)
+        except OSError as error:
+            log.debug("%s: %s", self.place, error.strerror or error)
+        finally:
+            self.is_connected = False
+            for turn in self._turns:
+                turn.leave()
+            self._turns.clear()
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await hang_up(writer)
+        return has_asked
+
+    def _take(self, frame: bytes, writer: asyncio.StreamWriter) -> None:
+        now = time.monotonic()
+        try:
+            verified = Verified(decode_request(frame), _NO_KEY, now)
+            self._turns = [turn for turn in self._turns if not turn.over.is_set()]
+            before = self._turns[-1] if self._turns else None
+            if before is not None and now - before.verified.received >= TOGETHER_S:
+                self._let_go(writer)
+                before = None
+            if len(self._turns) >= TURNS_MAX:
+                raise PacketError("too many requests at once")
+        except PacketError as error:
+            self._reject(error)
+            return
+        turn = Turn(verified, before)
+        self._turns.append(turn)
+        if not self._reception.spawn(str(self.place), lambda: self._answer(turn, writer)):
+            turn.leave()
+
+    def _let_go(self, writer: asyncio.StreamWriter) -> None:
+        """Those who asked before have given up.  Raises PacketError when one of them has half of its answer."""
+        for turn in self._turns:
+            turn.leave()
+        if any(turn.is_writing for turn in self._turns):
+            # What is left of it must not be taken for the new one's answer.
+            writer.transport.abort()
+            raise PacketError("a request while another is being answered", "the line is connected anew")
+        self._turns.clear()
+
+    async def _answer(self, turn: Turn, writer: asyncio.StreamWriter) -> None:
+        try:
+            if turn.before is not None:
+                await turn.before.over.wait()
+            if turn.has_left:
+                raise Ignored("the client has left")
+            origin = Origin(self.place.kind, guest_uuid=self.place.uuid, guest_name=self.place.guest)
+            caller = Caller(origin, None, lambda: turn.has_left)
+            async with self._reception.admitted(turn.verified, self.place.uuid, self._window) as admission:
+                if not admission.claim():
+                    raise Ignored("another copy is being carried out")
+                admission.answered = await self._reception.answer(
+                    turn.verified, caller, lambda reply: _deliver(reply, turn, writer)
+                )
+        finally:
+            turn.before = None
+            turn.over.set()
+
+    def _reject(self, error: PacketError) -> None:
+        self._reception.reject(str(self.place), error)
+
+    def _tell(self, trouble: str) -> None:
+        """Log, once, why the guest cannot be heard."""
+        if trouble and trouble != self._told:
+            log.warning("cannot connect to guest %s at %s: %s", self.place, self.place.path, trouble)
+        elif self._told and not trouble:
+            log.info("connected to guest %s again", self.place)
+        self._told = trouble
+
+
+async def _frames(reader: asyncio.StreamReader, reject: Callable[[PacketError], None]) -> AsyncIterator[bytes]:
+    """Yield the frames that come, to the end of the stream; noise and what stays incomplete are dropped."""
+    frames = FrameReader(REQUEST_BYTES)
+    begun_at = 0.0
+    while True:
+        limit = begun_at + FRAME_S - time.monotonic() if frames.pending() else None
+        try:
+            data = await asyncio.wait_for(reader.read(_READ_BYTES), limit)
+        except asyncio.TimeoutError:
+            frames.reset()
+            reject(PacketError("half a request", f"not complete within {FRAME_S:.0f} s of its first byte"))
+            continue
+        if not data:
+            return
+        was_pending, skipped = frames.pending(), frames.skipped
+        found = frames.feed(data)
+        noise = frames.skipped - skipped
+        if found or noise or not was_pending:
+            begun_at = time.monotonic()
+        for frame in found:
+            yield frame
+        if noise:
+            await asyncio.sleep(noise / _NOISE_BYTES_PER_S)
+
+
+async def _deliver(reply: Reply, turn: Turn, writer: asyncio.StreamWriter) -> str:
+    """Write *reply* unless the client has left; return what went wrong, or nothing."""
+    data = encode_response(reply.code) if reply.records is None else encode_list_response(list(reply.records))
+    turn.is_writing = True
+    try:
+        for start in range(0, len(data), _READ_BYTES):
+            if turn.has_left:
+                return "the client has left or asks anew: it was not answered"
+            trouble = await send(data[start : start + _READ_BYTES], writer)
+            if trouble:
+                return trouble
+    finally:
+        turn.is_writing = False
+    return ""

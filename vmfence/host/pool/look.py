@@ -1,0 +1,128 @@
+"""One question to all members about one guest, from its sending to the View.
+
+Pure.  Ours answer with a Report.  fence_virtd cannot be asked such a thing; but on every request it tells anew of all
+its guests before it answers, so a status request that it has to answer marks the end of what it tells (server/
+cpg-virt.c: do_real_work).  One without guests that is not asked last has nothing to answer: it stays silent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vmfence.host.pool.directory import Directory
+from vmfence.host.pool.messages import Away, Entry, Report
+from vmfence.host.pool.verdict import View
+
+# A hypervisor is given five seconds to look a guest up, and that one is told of.
+LOOK_S = 6.0
+# Where the guest was found active, those that never had it are waited for so long.
+GRACE_S = 1.0
+PROBE_S = 2.0
+
+
+@dataclass
+class Probe:
+    """A status request to one member with fence_virtd; *texts* are the names left to try."""
+
+    node: int
+    texts: list[str]
+    seqno: int = 0
+    stamp: int | None = None
+    sent_at: float = 0.0
+
+
+@dataclass
+class Look:
+    """One question under way.  When the group changes it has to be asked anew."""
+
+    target: str
+    is_for_start: bool
+    begun_at: float
+    deadline: float
+    reports: dict[int, Report] = field(default_factory=dict)
+    offsets_s: dict[int, float] = field(default_factory=dict)
+    probes: dict[int, Probe] = field(default_factory=dict)
+    told: dict[int, tuple[Entry, ...]] = field(default_factory=dict)  # by fence_virtd
+    mute: dict[int, str] = field(default_factory=dict)
+
+    def reported(self, node: int, report: Report, now: float) -> None:
+        """Take the answer of one of ours, received at *now*."""
+        self.reports[node] = report
+        # The clock was read before we got this, so this is no more than how far it is ahead.
+        self.offsets_s[node] = report.clock_s - now
+
+    def is_over(self, directory: Directory, now: float) -> bool:
+        """Whether there is nothing more to wait for."""
+        waiting = self.waiting(directory)
+        if not waiting or now >= min(self.begun_at + LOOK_S, self.deadline):
+            return True
+        if now < self.begun_at + GRACE_S or not self._is_seen_active():
+            return False
+        return not waiting & self._concerned(directory)
+
+    def waiting(self, directory: Directory) -> frozenset[int]:
+        """Return the members that have not answered."""
+        return directory.members - self.reports.keys() - self.told.keys() - self.mute.keys()
+
+    def view(self, directory: Directory, now: float) -> View:
+        """Return what was found."""
+        here = directory.members
+        silent = {node: self.mute.get(node, "no answer in time") for node in self.waiting(directory)}
+        silent.update({node: why for node, why in self.mute.items() if node in here})
+        silent.update({node: each.trouble for node, each in self.reports.items() if each.trouble and node in here})
+        sightings = {node: report.guests for node, report in self.reports.items() if not report.trouble}
+        sightings.update(self.told)
+        away = self._away(directory)
+        absent = directory.absent()
+        return View(
+            {node: entries for node, entries in sightings.items() if node in here},
+            silent,
+            frozenset(node for node in here if node in self.told or node in self.mute),
+            away,
+            frozenset(node for node in absent if node not in away),
+            None if directory.configured is None else not absent,
+            frozenset(self._last(directory)),
+            directory.is_quorate,
+            self._concerned(directory),
+            self.offsets_s,
+        )
+
+    def _is_seen_active(self) -> bool:
+        seen = [entry for report in self.reports.values() for entry in report.guests]
+        seen += [entry for entries in self.told.values() for entry in entries]
+        return any(entry.is_active for entry in seen)
+
+    def _concerned(self, directory: Directory) -> frozenset[int]:
+        found = {node for node in directory.members if directory.hosts[node].find(self.target) is not None}
+        for uuid in {entry.uuid for report in self.reports.values() for entry in report.guests}:
+            found |= {node for node in directory.members if uuid in directory.hosts[node].guests}
+        return frozenset(found | {node for node, report in self.reports.items() if report.guests})
+
+    def _last(self, directory: Directory) -> set[int]:
+        found = {report.last for report in self.reports.values()} | {directory.last_active(self.target)}
+        return {node for node in found if node is not None}
+
+    def _away(self, directory: Directory) -> dict[int, Away]:
+        """Return what anybody remembers: the worst of it, and excused only by who remembers that it was shut off."""
+        found: dict[int, Away] = {}
+        for report in self.reports.values():
+            for told in report.away:
+                if told.node in directory.members or not _is_configured(directory, told.node):
+                    continue
+                found[told.node] = _worse(found.get(told.node, told), told)
+        return found
+
+
+def _is_configured(directory: Directory, node: int) -> bool:
+    return directory.configured is None or node in directory.configured
+
+
+def _worse(one: Away, other: Away) -> Away:
+    """Return one memory of a host made of two: what was active counts more than what was shut off or not there."""
+    entries = sorted(filter(None, (one.entry, other.entry)), key=lambda entry: entry.is_active)
+    return Away(
+        one.node,
+        max(one.left_at, other.left_at),
+        entries[-1] if entries else None,
+        one.is_excused or other.is_excused,
+    )

@@ -1,0 +1,270 @@
+"""What the host that was asked does, step by step: find a guest in the pool, act on it where it is, ask all again.
+
+Pure: generators that yield what they need and are sent the answers; the member (member.py) drives them, in the daemon
+and in simulations alike.  Each ends by returning its result or by raising a VmfenceError, which means failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Union
+
+from vmfence.errors import BackendError, GuestNotFound, Unconfirmed, VmfenceError
+from vmfence.host.backends.base import Guest
+from vmfence.host.pool.verdict import NotVouched, View, doubts, doubts_after, doubts_away, suspects
+from vmfence.policy import is_uuid
+from vmfence.protocol.reply import Code, State
+from vmfence.protocol.request import Action
+
+ROUNDS_MAX = 4
+REFERENCE_STATUS_S = 3.0
+
+
+@dataclass(frozen=True)
+class AskAll:
+    """Ask all members of the guest called *target*; answered with a View."""
+
+    target: str
+    is_for_start: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """Let the host *node*, one of ours, carry out an action; answered with an Outcome."""
+
+    node: int
+    action: Action
+    uuid: str
+    offset_s: float
+
+
+@dataclass(frozen=True)
+class AskReference:
+    """Send a request of fence_virtd's; answered with the code that the host *node* replies, or None."""
+
+    node: int
+    action: Action
+    target: str
+    limit_s: float | None = None
+
+
+@dataclass(frozen=True)
+class AskFenced:
+    """Which of these hosts (node, wall time of its departure) were fenced since?  Answered with their set."""
+
+    hosts: tuple[tuple[int, float], ...]
+
+
+Step = Union[AskAll, Command, AskReference, AskFenced]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an action ended: a code of the wire, and why."""
+
+    code: Code
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Sighted(Guest):
+    """A guest of the pool, and the view it was found in."""
+
+    view: View = View({})  # noqa: RUF009 - frozen
+
+
+Steps = Generator[Step, Any, Any]
+
+
+def find(target: str, is_for_start: bool = False, is_for_action: bool = False) -> Steps:
+    """Return the guest called *target* as Sighted.
+
+    Shut off only if that is vouched for, or *is_for_action*, where the action looks after that.  Raises GuestNotFound
+    when all say so, NotVouched when its state cannot be told, BackendError when the name means several.
+    """
+    view = yield AskAll(target, is_for_start)
+    if not view.active() and len(view.uuids()) == 1 and not is_uuid(target):
+        # By its UUID it may be known under another name elsewhere.
+        view = yield AskAll(next(iter(view.uuids())), is_for_start)
+    if len(view.uuids()) > 1:
+        raise BackendError(f"the name {target} means several guests", "on different hosts", "use the UUID")
+    entry = view.any_entry()
+    active = list(view.active().values())
+    if active:
+        best = next((each for each in active if each.state in (State.RUNNING, State.BLOCKED)), active[0])
+        state = State(best.state) if best.state in State._value2member_map_ else State.NONE
+        return Sighted(best.name, best.uuid, state, view=view)
+    if entry is None:
+        if reasons := _why_not_unknown(view):
+            raise NotVouched(f"whether {target} is a guest of this pool cannot be told", "; ".join(reasons))
+        raise GuestNotFound(f"no guest is called {target}", "no host of the pool knows it")
+    if not is_for_action and (reasons := (yield from _doubts(view))):
+        raise NotVouched(f"nobody can vouch that {entry.name} is off", "; ".join(reasons))
+    return Sighted(entry.name, entry.uuid, State.SHUT_OFF, view=view)
+
+
+def carry_out(action: Action, guest: Guest, view: View) -> Steps:
+    """Return the Outcome of *action* on *guest*, seen in *view*.  Raises VmfenceError when it failed."""
+    works = {Action.OFF: _off, Action.ON: _on, Action.REBOOT: _reboot}
+    trouble: VmfenceError | None = None
+    for _ in range(ROUNDS_MAX):
+        try:
+            return (yield from works[action](guest, view))
+        except _Refused as error:
+            # It may have moved, or its host may be gone: where it is now decides whether to go on.
+            trouble = error
+        before, view = view, (yield AskAll(guest.uuid, action is Action.ON))
+        if view.active().keys() == before.active().keys():
+            break
+    raise trouble or Unconfirmed(f"{action} of {guest.name} was not confirmed")
+
+
+def serve_reference(action: int, target: str) -> Steps:
+    """Return the code for a request of fence_virtd, which has judged itself whether it is allowed."""
+    if action not in (Action.OFF, Action.ON, Action.REBOOT, Action.STATUS):
+        return Outcome(Code.FAILURE, "no such action")
+    is_power = action != Action.STATUS
+    guest = yield from find(target, action == Action.ON, is_power)
+    if is_power and guest.view.active() and guest.view.active().keys() <= guest.view.references:
+        return Outcome(Code.FAILURE, "fence_virtd there acts on the same request by itself")
+    if is_power:
+        return (yield from carry_out(Action(action), guest, guest.view))
+    return Outcome(Code.OFF if guest.is_off else Code.SUCCESS)
+
+
+class _Refused(BackendError):
+    """A host did not carry out its part."""
+
+
+def _off(guest: Guest, view: View) -> Steps:
+    active = view.active()
+    if not active:
+        yield from _vouch(guest, view)
+        return Outcome(Code.SUCCESS, "was off")
+    yield from _end(guest, view)
+    return Outcome(Code.SUCCESS, f"at host {_places(active)}")
+
+
+def _end(guest: Guest, view: View) -> Steps:
+    """End *guest* wherever it is active, then ask everybody.  Raises _Refused, NotVouched."""
+    active = view.active()
+    failures = []
+    for node in active:
+        try:
+            yield from _command(node, Action.OFF, guest, view)
+        except _Refused as error:  # what fails at one does not spare the others
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    after = yield AskAll(guest.uuid)
+    if after.active() and after.active().keys() != active.keys():
+        raise _Refused(f"{guest.name} came to host {_places(after.active())} meanwhile")
+    fenced = yield from _fenced(after, is_seen_active=True)
+    if reasons := doubts_after(after, frozenset(active), fenced):
+        raise NotVouched(f"{guest.name} was ended, and may run elsewhere", "; ".join(reasons))
+
+
+def _on(guest: Guest, view: View) -> Steps:
+    active = view.active()
+    if active:
+        running = [node for node, entry in active.items() if entry.state in (State.RUNNING, State.BLOCKED)]
+        node = next(iter(running or active))
+    else:
+        yield from _vouch(guest, view)
+        node = _home(guest, view)
+    yield from _command(node, Action.ON, guest, view)
+    return Outcome(Code.SUCCESS, f"at host {node}")
+
+
+def _reboot(guest: Guest, view: View) -> Steps:
+    active = view.active()
+    if not active:
+        yield from _vouch(guest, view)
+        yield from _command(node := _home(guest, view), Action.REBOOT, guest, view)
+        return Outcome(Code.SUCCESS, f"was off, at host {node}")
+    fenced = yield from _fenced(view, is_seen_active=True)
+    running = [node for node, entry in active.items() if entry.state in (State.RUNNING, State.BLOCKED)]
+    node = next(iter(running or active))
+    if len(active) > 1 or doubts_away(view, fenced, is_seen_active=True):
+        # In two places, or perhaps so: everything ends before anything begins.
+        yield from _end(guest, view)
+        try:
+            yield from _command(node, Action.ON, guest, view)
+        except _Refused as error:
+            return Outcome(Code.SUCCESS, f"off was confirmed, but the start failed: {error}")
+        return Outcome(Code.SUCCESS, f"at host {_places(active)}")
+    yield from _command(node, Action.REBOOT, guest, view)
+    after = yield AskAll(guest.uuid)
+    if others := [other for other in after.active() if other != node]:
+        raise _Refused(f"{guest.name} runs at host {others[0]} besides")
+    return Outcome(Code.SUCCESS, f"at host {node}")
+
+
+def _vouch(guest: Guest, view: View) -> Steps:
+    """Return if *guest*, which is active nowhere in *view*, is certainly off.  Raises NotVouched."""
+    if reasons := (yield from _doubts(view)):
+        raise NotVouched(f"nobody can vouch that {guest.name} is off", "; ".join(reasons))
+
+
+def _doubts(view: View) -> Steps:
+    return doubts(view, (yield from _fenced(view, is_seen_active=False)))
+
+
+def _fenced(view: View, is_seen_active: bool) -> Steps:
+    """Return the hosts that matter, are away, and were fenced since they left."""
+    asked = tuple((node, away.left_at) for node, away in sorted(suspects(view, is_seen_active).items()))
+    if not asked:
+        return frozenset()
+    return (yield AskFenced(asked))
+
+
+def _home(guest: Guest, view: View) -> int:
+    """Return the host at which to start *guest*: every host that is asked has to come to the same."""
+    ended = view.ended()
+    if not ended:
+        raise BackendError(f"{guest.name} cannot be started", "no host that is here has its definition")
+    had_it = [node for node in ended if node in view.last]
+    node = min(had_it or ended)
+    if node in view.references and len([each for each in ended if each in view.references]) > 1:
+        raise BackendError(f"{guest.name} cannot be started", "several hosts with fence_virtd have it and would all")
+    return node
+
+
+def _command(node: int, action: Action, guest: Guest, view: View) -> Steps:
+    """Let *node* carry out *action*.  Raises _Refused."""
+    if node in view.references:
+        code = yield from _command_reference(node, action, guest)
+        outcome = Outcome(code, "fence_virtd does not say why")
+    else:
+        outcome = yield Command(node, action, guest.uuid, view.offsets_s[node])
+    if outcome.code != Code.SUCCESS:
+        raise _Refused(f"host {node} did not carry out {action} of {guest.name}", outcome.detail)
+
+
+def _command_reference(node: int, action: Action, guest: Guest) -> Steps:
+    """Return the code of *node*, which runs fence_virtd, for *action*.
+
+    In each of its modes it finds one kind of name alone, and may answer "success" for the other, having done nothing.
+    So it is asked first for the status: "on" is said only of a guest that it has found.  A start finds or fails.
+    """
+    for text in (guest.name, guest.uuid):
+        if action is not Action.ON:
+            code = yield AskReference(node, Action.STATUS, text, REFERENCE_STATUS_S)
+            if code != Code.SUCCESS:
+                continue
+        code = yield AskReference(node, action, text, None)
+        if code == Code.SUCCESS or action is not Action.ON:
+            return Code.SUCCESS if code == Code.SUCCESS else Code.FAILURE
+    return Code.FAILURE
+
+
+def _why_not_unknown(view: View) -> list[str]:
+    """Return why a guest that nobody has seen may exist nevertheless."""
+    found = [] if view.is_quorate else ["the group of hosts is not quorate"]
+    found += [f"host {node} does not tell: {why}" for node, why in sorted(view.silent.items())]
+    return found + [f"host {node} is away and nobody knows what guests it has" for node in sorted(view.unheard)]
+
+
+def _places(nodes: dict[int, Any]) -> str:
+    return ", ".join(map(str, nodes))

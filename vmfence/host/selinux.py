@@ -1,0 +1,75 @@
+"""SELinux on this host: whether it is enforced, what it has denied us lately, and labels of our files.
+
+Reads by ausearch(8), getsebool(8) and matchpathcon(8) where they are installed.  Not seen on a real system with SELinux
+by our tests: the texts are those of the manual pages.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vmfence import proc
+from vmfence.errors import VmfenceError
+
+PROGRAMS = ("vmfence", "fence_virtd", "fence_xvm", "fence_vmfence")
+_ENFORCE = "/sys/fs/selinux/enforce"
+_ASK_S = 4.0
+_BOOLEAN = "fenced_can_network_connect"
+
+
+@dataclass(frozen=True)
+class SELinux:
+    """*denials*: one line each, newest last; *mislabelled*: files whose label is not the policy's.
+
+    *boolean_off*: fenced may not use the network.  *unseen*: what could not be asked.
+    """
+
+    is_enforced: bool = False
+    denials: tuple[str, ...] = ()
+    mislabelled: tuple[str, ...] = ()
+    boolean_off: bool = False
+    unseen: tuple[str, ...] = ()
+
+
+def look(paths: Iterable[str]) -> SELinux:
+    """Return what there is; without SELinux nothing."""
+    try:
+        with open(_ENFORCE, encoding="ascii") as file:
+            is_enforced = file.read().strip() == "1"
+    except OSError:
+        return SELinux()
+    unseen: list[str] = []
+    audit = _output(["ausearch", "-m", "avc", "-ts", "recent"], unseen)
+    boolean = _output(["getsebool", _BOOLEAN], unseen)
+    labels = [_output(["matchpathcon", "-V", path], unseen) for path in paths if os.path.exists(path)]
+    wrong = tuple(line.partition(" ")[0] for text in labels for line in text.splitlines() if " should be " in line)
+    return SELinux(is_enforced, denials(audit), wrong, boolean.strip().endswith("off"), tuple(dict.fromkeys(unseen)))
+
+
+def denials(audit: str) -> tuple[str, ...]:
+    """Return the denials of our programs in the output of ausearch."""
+    found = []
+    for line in audit.splitlines():
+        program = re.search(r'\bcomm="([^"]*)"', line)
+        if "denied" in line and program and program[1] in PROGRAMS:
+            what = re.search(r"denied\s+\{ ([^}]*) \}", line)
+            target = re.search(r"\btcontext=(\S+)", line)
+            found.append(f"{program[1]}: {what[1] if what else '?'} {target[1] if target else ''}".strip())
+    return tuple(dict.fromkeys(found))
+
+
+def _output(argv: list[str], unseen: list[str]) -> str:
+    program = shutil.which(argv[0], path=proc.system_path())
+    if program is None:
+        unseen.append(f"{argv[0]} is not installed")
+        return ""
+    try:
+        done = proc.run([program, *argv[1:]], _ASK_S)
+    except VmfenceError as error:
+        unseen.append(error.what)
+        return ""
+    return done.stdout

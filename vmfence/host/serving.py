@@ -1,0 +1,175 @@
+"""The listeners of a daemon: opened, exchanged on reload, opened again when closed against their will.
+
+A listener that cannot be opened stops the start, or the reload, unless its block says optional: then it is kept with
+its trouble, and tried again with those that broke later.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from vmfence.errors import ListenError
+from vmfence.host import assemble
+from vmfence.host.assemble import Plan, Wanted
+from vmfence.host.backends.base import Backend
+from vmfence.host.listeners.base import Listener
+from vmfence.host.reception import Reception
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Serving:
+    """A listener, what it was made from, and what the log has last told of its trouble."""
+
+    wanted: Wanted
+    listener: Listener
+    told: str = ""
+
+
+class Listeners:
+    """All listeners.  *wake* is called when one of them wants to be opened again."""
+
+    def __init__(self, reception: Reception, wake: Callable[[], None]) -> None:
+        self._reception, self._wake = reception, wake
+        self._serving: list[Serving] = []
+
+    def where(self) -> str:
+        """Return where requests can arrive."""
+        open_ones = [each.listener.where() for each in self._serving if not each.listener.trouble()]
+        return "; ".join(open_ones) or "no listener"
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return what ``vmfence host status`` shows of them, fit for JSON."""
+        return [
+            {
+                "where": each.listener.where(),
+                "is_open": not each.listener.trouble(),
+                "trouble": each.listener.trouble(),
+            }
+            for each in self._serving
+        ]
+
+    def is_troubled(self) -> bool:
+        """Whether one of them is closed against its will."""
+        return any(each.listener.trouble() for each in self._serving)
+
+    async def change(self, plan: Plan, backend: Backend) -> None:
+        """Make them those of *plan*; unchanged ones are never closed.
+
+        Raises ListenError with those of before in place.  One of them that had to make room may be closed then:
+        open_again() tries to open it.
+        """
+        before = list(self._serving)
+        try:
+            await self.open_missing(plan, backend)
+        except ListenError:
+            for each in self._serving[len(before) :]:
+                await each.listener.close()
+            self._serving = before
+            await self.open_again()
+            raise
+        wanted = plan.wanted()
+        self._serving = [each for each in self._serving if each.wanted in wanted]
+        for each in before:
+            if each.wanted not in wanted:
+                await each.listener.close()
+
+    async def open_missing(self, plan: Plan, backend: Backend) -> None:
+        """Open the listeners of *plan* that are not there yet; all demand then what it says.
+
+        Raises ListenError for one that is not optional.
+        """
+        wanted = plan.wanted()
+        present = [each.wanted for each in self._serving]
+        for one, security in zip(wanted, plan.securities):
+            if one not in present:
+                listener = assemble.make_listener(one, security, plan.policy, self._reception, backend, self._wake)
+                serving = Serving(one, listener)
+                await self._open(serving, wanted)
+                self._serving.append(serving)
+        for each in self._serving:
+            if each.wanted in wanted:
+                place = wanted.index(each.wanted)
+                each.wanted = wanted[place]  # line and optional may have changed
+                each.listener.secure(plan.securities[place], plan.policy.groups is not None)
+
+    async def open_again(self) -> None:
+        """Try to open those that are closed against their will, each for itself."""
+        for each in self._serving:
+            if not each.listener.trouble():
+                self._told_open(each)
+                continue
+            try:
+                await each.listener.open()
+            except ListenError as error:
+                _tell(each, ": ".join(filter(None, (error.what, error.why))), error.remedy)
+            else:
+                if not each.listener.trouble():
+                    self._told_open(each, must_tell=True)
+
+    def links_changed(self) -> None:
+        """Let them look at the network interfaces again."""
+        for each in self._serving:
+            each.listener.links_changed()
+        self.tell_troubles()
+
+    def tell_troubles(self) -> None:
+        """Log trouble that the log does not have yet."""
+        for each in self._serving:
+            trouble = each.listener.trouble()
+            if trouble and not each.told:
+                _tell(each, trouble)
+
+    async def close(self) -> None:
+        """Close all."""
+        for each in self._serving:
+            await each.listener.close()
+
+    async def _open(self, serving: Serving, wanted: tuple[Wanted, ...]) -> None:
+        """Open a new listener, in the place of one that is not wanted any more.  Raises ListenError."""
+        settings = serving.wanted.settings
+        in_its_way = [
+            each for each in self._serving if each.wanted not in wanted and _may_collide(each.wanted, serving.wanted)
+        ]
+        try:
+            await _open_in_place_of(in_its_way, serving.listener)
+        except ListenError as error:
+            if not settings.optional:
+                await serving.listener.close()
+                named = ListenError(f"listener {settings.name}: {error.what}", error.why, error.remedy)
+                raise named from error
+            _tell(serving, ": ".join(filter(None, (error.what, error.why))), error.remedy)
+
+    def _told_open(self, serving: Serving, must_tell: bool = False) -> None:
+        if serving.told or must_tell:
+            log.info("listening again: %s", serving.listener.where())
+        serving.told = ""
+
+
+def _tell(serving: Serving, trouble: str, remedy: str = "") -> None:
+    """Log why no request can arrive at a listener, unless the log has it."""
+    if trouble != serving.told:
+        serving.told = trouble
+        log.error("no request can arrive at %s: %s", serving.listener.where(), ListenError(trouble, "", remedy))
+
+
+def _may_collide(one: Wanted, other: Wanted) -> bool:
+    """Whether two listeners may want the same address, in whatever way it is written."""
+    port, other_port = (getattr(each.settings, "port", None) for each in (one, other))
+    return one.settings.name == other.settings.name and port == other_port and port is not None
+
+
+async def _open_in_place_of(in_its_way: list[Serving], listener: Listener) -> None:
+    """Open *listener*; those *in_its_way* are closed for it only if they are.  Raises ListenError."""
+    try:
+        await listener.open()
+    except ListenError as error:
+        if not in_its_way or not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
+            raise
+        for serving in in_its_way:
+            await serving.listener.close()
+        await listener.open()
