@@ -46,7 +46,8 @@ def fence(node: str, is_off: bool, force: bool, timeout_s: float, yes: bool, dry
     """Fence NODE through the cluster, and see at the host that it happened.
 
     Runs pcs stonith fence, and asks the host all the while what the guest is doing. Done (exit code 0) means: the
-    fencer's history calls it a success, and the host showed the guest off, and running again unless --off was given.
+    fencer's history calls it a success, and the host showed the guest not running and then running again; with --off,
+    off.
     """
     means = _means()
     targets = fencing.locate(node, means.pacemaker.load_cib(), means.pacemaker)
@@ -60,16 +61,24 @@ def fence(node: str, is_off: bool, force: bool, timeout_s: float, yes: bool, dry
     action = "power off" if is_off else "reboot"
     what = f"{action} node {target.node}, guest {target.guest} ({before} at the host), over device {target.device}"
     if dry_run:
-        click.echo(f"would {printable(what)}: {command_line(means.pcs.fence(target.node, is_off))}")
+        command = command_line(means.pcs.fence(target.node, is_off))
+        plan = {"node": target.node, "guest": target.guest, "device": target.device, "command": command}
+        click.echo(json.dumps(plan, indent=2) if as_json else f"would {printable(what)}: {command}")
         return
     consent.require(printable(f"{what[0].upper()}{what[1:]}"), yes)
     attempt = Attempt(target, is_off, before, means)
     with Progress() as progress:
         progress.show(f"fencing {target.node}")
-        attempt.run(timeout_s)
-        if not is_off:
-            attempt.await_start()
-        found = attempt.result()
+        try:
+            attempt.run(timeout_s)
+            if not is_off:
+                attempt.await_start()
+            found = attempt.result()
+        except KeyboardInterrupt:
+            progress.clear()
+            name = printable(target.node)
+            click.echo(f"the cluster may go on with it: vmfence cluster history {name}", err=True)
+            raise
     if as_json:
         click.echo(json.dumps(fencing.as_dict(found), indent=2))
     else:
@@ -143,11 +152,14 @@ def prove(
     methods = [_method(ready, by_off) for ready in readies]
     _show_plan(readies, methods)
     if dry_run:
+        if as_json:
+            pairs = zip(readies, methods)
+            click.echo(json.dumps([{"node": ready.target.node, "method": method} for ready, method in pairs], indent=2))
         return
     results: list[Proof] = []
     with proofs.keep(path) as record:
         names = ", ".join(ready.target.node for ready in readies)
-        consent.require(printable(f"Fence {names} now, one after the other"), yes)
+        consent.require(printable(f"Fence {names} now{', one after the other' if len(readies) > 1 else ''}"), yes)
         try:
             for ready, method in zip(readies, methods):
                 results.append(_rehearse(ready, method, timeout_s, means, record, is_first=not results))

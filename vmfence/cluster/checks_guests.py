@@ -12,7 +12,7 @@ from vmfence.findings import ERROR, Check, Fault
 from vmfence.protocol.reply import Record, State
 
 SHOWN_MAX = 10
-_WAY = ("ipaddr", "multicast_address", "ipport", "vsock")
+_WAY = ("ipaddr", "multicast_address", "ipport", "vsock", "serial_device", "channel_address", "transport")
 _NOT_RUNNING = (State.SHUT_OFF, State.CRASHED, State.SUSPENDED)
 
 

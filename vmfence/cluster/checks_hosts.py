@@ -125,8 +125,8 @@ def _way(host: HostFacts) -> str:
     asked = host.inquiry
     if asked is None:
         return ""
-    where = f"TCP {asked.ipaddr}" if asked.ipaddr is not None else f"multicast {asked.address or 'default group'}"
-    return f"asked by {where} port {asked.port}, hash {asked.hash_name}, auth {asked.auth_name}, key {asked.key_file}"
+    proof = f", hash {asked.hash_name}, auth {asked.auth_name}, key {asked.key_file}" if asked.uses_key else ""
+    return f"asked by {asked}{proof}"
 
 
 CHECKS = (
@@ -182,8 +182,8 @@ CHECKS = (
     Check(
         "cluster-host-unasked",
         "the hosts of all devices can be asked",
-        """Devices over a serial line or a VM channel cannot be asked by this check; a wrong value of an option makes
-        the agent fail each time.""",
+        """The question goes by the way that the device's options name, with the agent's own code. A wrong value of an
+        option makes the agent fail each time.""",
         _unasked,
         ("hosts",),
     ),

@@ -186,7 +186,7 @@ def load_keys(devices: Iterable[Device]) -> tuple[KeyFacts, ...]:
             question = inquiry.inquiry_of(device.options, device.agent)
         except VmfenceError:
             continue  # told with the hosts
-        if {question.hash_name, question.auth_name} != {"none"}:
+        if question.uses_key:
             users.setdefault(question.key_file, []).append(device.id)
     return tuple(_key(path, tuple(ids)) for path, ids in users.items())
 

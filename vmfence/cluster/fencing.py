@@ -132,7 +132,7 @@ def _shown(target: Target, means: Means) -> Look:
     found = means.look(watch.unobtrusive(target.inquiry), target.guest)
     if found.sight is Sight.ABSENT:  # the first host to answer need not be the one that has it
         return watch.look(target.inquiry, target.guest, means.ask_all)
-    is_deaf = found.sight is Sight.SILENT and target.inquiry.ipaddr is None
+    is_deaf = found.sight is Sight.SILENT and target.inquiry.kind == "multicast"
     if is_deaf and means.look(target.inquiry, target.guest).sight is not Sight.SILENT:
         port = target.inquiry.port
         return Look(Sight.SILENT, f"its call-backs get through at TCP {port} alone, which fence agents here need")

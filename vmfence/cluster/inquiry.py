@@ -10,27 +10,30 @@ from vmfence.cluster.cib import Device
 from vmfence.cluster.durations import parse_duration
 from vmfence.errors import UsageError, VmfenceError
 from vmfence.guest import answers
-from vmfence.guest.guests import HASH_NAMES, Inquiry
+from vmfence.guest.guests import CID, HASH_NAMES, TRANSPORTS, Inquiry
 from vmfence.protocol.reply import Record, State
 
 AGENTS = ("fence_vmfence", "fence_xvm", "fence_virt")
 WINDOW_S = 5.0
 _FAMILIES = ("auto", "ipv4", "ipv6")
-_OTHER_PATHS = ("vsock", "serial_device", "channel_address")
+# What an agent does not know, and so does not act upon.
+_UNKNOWN = {
+    "fence_xvm": ("ipaddr", "vsock", "serial_device", "serial_params", "channel_address", "transport"),
+    "fence_virt": ("multicast_address", "ip_family", "transport"),
+}
 
 
 def inquiry_of(options: Mapping[str, str], agent: str = "") -> Inquiry:
     """Return how to ask the host of a device with *options*; *agent* decides where its options alone do not.
 
-    Raises VmfenceError for a value that the agent would refuse too, and for a path that only a guest's agent can take.
+    fence_xvm knows multicast alone; fence_virt takes a VM channel unless told otherwise; transport is ours.
+    Raises UsageError for a value that the agent would refuse too.
     """
     usual = Inquiry()
-    other = next((name for name in _OTHER_PATHS if name in options and agent != "fence_xvm"), "")
-    if other or (agent == "fence_virt" and "ipaddr" not in options):
-        path = other or "a serial line or VM channel"
-        raise VmfenceError("cannot ask the host of this device", f"it is reached by {path}, not by multicast or TCP")
-    return Inquiry(
-        ipaddr=None if agent == "fence_xvm" else options.get("ipaddr"),
+    options = {name: text for name, text in options.items() if agent not in _UNKNOWN or name not in _UNKNOWN[agent]}
+    transport = _word(options, "transport", TRANSPORTS, "") or None
+    found = Inquiry(
+        ipaddr=options.get("ipaddr"),
         address=options.get("multicast_address", usual.address),
         family=_word(options, "ip_family", _FAMILIES, usual.family),
         port=_port(options, usual.port),
@@ -38,7 +41,15 @@ def inquiry_of(options: Mapping[str, str], agent: str = "") -> Inquiry:
         hash_name=_word(options, "hash", HASH_NAMES, usual.hash_name),
         auth_name=_word(options, "auth", HASH_NAMES, usual.auth_name),
         timeout_s=_timeout_s(options, usual.timeout_s),
+        vsock=_cid(options),
+        serial_device=options.get("serial_device"),
+        serial_params=options.get("serial_params", usual.serial_params),
+        channel_address=options.get("channel_address"),
+        transport=transport,
     )
+    if found.kind == "multicast" and agent == "fence_virt":
+        return replace(found, transport="vmchannel")
+    return found
 
 
 def shown_guests(inquiry: Inquiry, window_s: float = WINDOW_S) -> tuple[Record, ...]:
@@ -85,7 +96,7 @@ def _answer(question: Inquiry) -> tuple[Record, ...] | VmfenceError:
 
 def _word(options: Mapping[str, str], name: str, words: tuple[str, ...], default: str) -> str:
     word = options.get(name, default).lower()
-    if word not in words:
+    if name in options and word not in words:
         raise UsageError(f"{name}={options[name]!r} is not known", "", f"it must be one of {', '.join(words)}")
     return word
 
@@ -96,6 +107,17 @@ def _port(options: Mapping[str, str], default: int) -> int:
     if not 1 <= port <= 65535:
         raise UsageError(f"ipport={text!r} is no port", "", "it must be a whole number from 1 to 65535")
     return port
+
+
+def _cid(options: Mapping[str, str]) -> int | None:
+    """Return the CID of the host, the usual one where the option has no value; None without the option."""
+    text = options.get("vsock")
+    if text is None:
+        return None
+    cid = CID if not text else int(text) if text.isascii() and text.isdigit() and len(text) < 11 else 0
+    if not 2 <= cid <= 2**32 - 2:
+        raise UsageError(f"vsock={text!r} is no CID", "", "it must be a whole number from 2 to 4294967294")
+    return cid
 
 
 def _timeout_s(options: Mapping[str, str], default_s: float) -> float:
