@@ -15,9 +15,11 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from . import reference
 from .cpio import Archive
@@ -59,12 +61,17 @@ def missing() -> list[str]:
     return [] if _kernel_package() else ["a guest's kernel: contrib/fetch-guest-kernel"]
 
 
-def make_image(folder: Path) -> Image:
-    """Make an image in *folder*.  Raises LabError where its parts are missing."""
+@contextmanager
+def made_image() -> Iterator[Image]:
+    """Lend an image, 150 MB, until the end of the block.  Raises LabError where its parts are missing."""
     package = _kernel_package()
     if package is None:
         raise LabError(f"missing: {', '.join(missing())}")
-    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="vmf-image-", dir="/tmp") as folder:
+        yield _make(package, Path(folder))
+
+
+def _make(package: Path, folder: Path) -> Image:
     image = Image(folder / "vmlinuz", folder / "initrd")
     kernel, drivers = _unpack(package)
     image.kernel.write_bytes(kernel)
@@ -87,20 +94,25 @@ def _unpack(package: Path) -> tuple[bytes, dict[str, bytes]]:
     kernel, drivers = b"", {}
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as unpacking:
         assert unpacking.stdout is not None
-        members = tarfile.open(fileobj=unpacking.stdout, mode="r|")
-        for member in members:
-            name = Path(member.name).name
-            content = members.extractfile(member) if member.isreg() else None
-            if content and name.startswith("vmlinuz-"):
-                kernel = content.read()
-            elif content and name.endswith((".ko", ".ko.xz")):
-                data = content.read()
+        for name, data in _files(unpacking.stdout):
+            if name.startswith("vmlinuz-"):
+                kernel = data
+            elif name.endswith((".ko", ".ko.xz")):
                 driver = name.partition(".")[0].replace("-", "_")
                 drivers[driver] = lzma.decompress(data) if name.endswith(".xz") else data
         unpacking.stdout.read()  # what pads the archive: dpkg-deb must be able to write it
     if not kernel or unpacking.returncode:
         raise LabError(f"no kernel in {package}: remove it, and run make test")
     return kernel, drivers
+
+
+def _files(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each file in a tar archive."""
+    with tarfile.open(fileobj=stream, mode="r|") as members:
+        for member in members:
+            content = members.extractfile(member) if member.isreg() else None
+            if content:
+                yield Path(member.name).name, content.read()
 
 
 def _add_drivers(archive: Archive, drivers: dict[str, bytes]) -> None:
@@ -136,8 +148,8 @@ def _add_ours(archive: Archive, folder: Path) -> None:
     shutil.copytree(PROJECT / "vmfence", compiled, ignore=shutil.ignore_patterns("__pycache__"))
     compileall.compile_dir(compiled, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     archive.add_tree(compiled, f"{PACKAGES}/vmfence")
-    for path, module, arguments in ((AGENT, "vmfence.agent.main", "sys.argv"), (VMFENCE, "vmfence.cli.entry", "")):
-        archive.write(path, LAUNCHER.format(python=PYTHON, module=module, arguments=arguments).encode(), 0o755)
+    for name, module, arguments in ((AGENT, "vmfence.agent.main", "sys.argv"), (VMFENCE, "vmfence.cli.entry", "")):
+        archive.write(name, LAUNCHER.format(python=PYTHON, module=module, arguments=arguments).encode(), 0o755)
     site = Path(sysconfig.get_path("platlib"))
     for package in ("click", "lxml"):
         archive.add_tree(site / package, f"{PACKAGES}/{package}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab import guest_image
-from lab.guest_image import AGENT, PYTHON, make_image
+from lab.guest_image import AGENT, PYTHON, made_image
 from lab.hypervisor import Hypervisor
 from lab.linux_guest import CHANNEL, MODES, SERIAL, VIRTIO, LinuxGuest
 from lab.ours import READY, CommandLine, our_config
@@ -28,6 +28,13 @@ LINUX, BETA, GAMMA = "linux", "beta", "gamma"
 WAYS = {"serial": ("-D", SERIAL), "virtio": ("-D", VIRTIO), "vmchannel": ("-A", CHANNEL)}
 IS_OFF, DENIED = 2, 3
 SETTINGS = f"import termios; print(termios.tcgetattr(open({SERIAL!r})))"
+ANOTHER_SPEED = f"""
+import termios
+line = open({SERIAL!r})
+settings = termios.tcgetattr(line)
+settings[3:6] = [termios.ICANON | termios.ECHO, termios.B9600, termios.B9600]
+termios.tcsetattr(line, termios.TCSANOW, settings)
+"""
 # Six agents at once ask in turn for a guest that runs and for one that does not.
 SIX_AGENTS = f"""
 import subprocess
@@ -109,13 +116,25 @@ class World:
         return "(1 of 1 connected)" in str(json.loads(done.stdout)["listeners"])
 
 
+@contextmanager
+def empty_guest(hypervisor: Hypervisor, name: str) -> Iterator[None]:
+    """Have an empty guest until the end of the block."""
+    hypervisor.define(name)
+    try:
+        yield
+    finally:
+        if hypervisor.is_on(name):
+            hypervisor.power_off(name)
+        hypervisor.undefine(name)
+
+
 @pytest.fixture(scope="module")
 def made(hypervisor: Hypervisor, vmfence: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("linux")
     with ExitStack() as stack:
         for name in (BETA, GAMMA):
-            stack.enter_context(hypervisor.defined(name))
-        image = make_image(folder / "image")
+            stack.enter_context(empty_guest(hypervisor, name))
+        image = stack.enter_context(made_image())
         guest = stack.enter_context(LinuxGuest(hypervisor, image, LINUX))
         guest.start()
         yield stack.enter_context(World(guest, hypervisor, vmfence, folder))
@@ -215,13 +234,14 @@ def test_agents_take_turns_on_a_line(world: World) -> None:
 
 
 def test_the_terminal_is_left_as_it_was(world: World) -> None:
+    assert world.guest.run(PYTHON, "-c", ANOTHER_SPEED).exit == 0
     before = world.guest.run(PYTHON, "-c", SETTINGS)
     assert world.fence("serial", "monitor").exit == 0
     assert before.exit == 0 and world.guest.run(PYTHON, "-c", SETTINGS).stdout == before.stdout
 
 
 def test_console_output_before_a_request(world: World) -> None:
-    world.guest.write(SERIAL, "[   12.345678] audit: type=1400 abba\r\nlinux login: ", mode=0o600)
+    world.guest.write(SERIAL, "[   12.345678] abb: error\r\nlinux login: ab")
     assert world.fence("serial", "off", BETA).exit == 0
     assert not world.hypervisor.is_on(BETA)
 
