@@ -140,7 +140,7 @@ def test_half_a_frame_is_dropped(rig: ChannelRig) -> None:
 
 
 @pytest.mark.parametrize(
-    "noise", [b"[  12.3] console output\r\nlogin: ", b"a" * 3000, b"ab" * 700 + b"abb", b"\0" * 73]
+    "noise", [b"[  12.3] console output\r\nlogin: ", b"a" * 3000, b"ab" * 700 + b"abb", b"\0" * 73, b"abba", b"abba\2 abba said the console\r\n"]
 )
 def test_noise_before_a_frame_is_skipped(rig: ChannelRig, noise: bytes) -> None:
     alpha = rig.connected(ALPHA)

@@ -19,6 +19,7 @@ from vmfence.protocol.reply import (
     encode_list,
     encode_record,
 )
+from vmfence.protocol.request import Action, Request
 
 FAST = settings(deadline=None, max_examples=200)
 UUID = "11111111-2222-3333-4444-555555555501"
@@ -154,6 +155,23 @@ def test_frames_between_noise(found: list[tuple[bytes, bytes]], tail: bytes, len
     frames = [frame for piece in cut(data, lengths) for frame in reader.feed(piece)]
     assert frames == [frame for _, frame in found]
     assert reader.skipped + held(reader) == sum(len(noise) for noise, _ in found) + len(tail)
+
+
+def is_plausible(frame: bytes) -> bool:
+    try:
+        serial.check_plausible(frame)
+    except PacketError:
+        return False
+    return True
+
+
+@FAST
+@given(st.binary(max_size=40), CUTS)
+def test_a_magic_in_noise_does_not_swallow_the_request(noise: bytes, lengths: list[int]) -> None:
+    reader = serial.FrameReader(serial.REQUEST_BYTES, is_plausible)
+    frame = serial.encode_request(Request(Action.STATUS, b"alpha", seqno=7))
+    data = serial.MAGIC + b"\xff" + noise.replace(serial.MAGIC, b"") + frame
+    assert frame in [found for piece in cut(data, lengths) for found in reader.feed(piece)]
 
 
 @FAST

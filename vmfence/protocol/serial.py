@@ -10,7 +10,11 @@ import struct
 
 from vmfence.errors import PacketError
 from vmfence.protocol.reply import Code, Record, encode_list
-from vmfence.protocol.request import Request, check_domain
+from vmfence.protocol.request import Action, Request, check_domain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
 
 MAGIC = b"abba"
 _REQUEST = struct.Struct("<4sBB64sI")
@@ -47,16 +51,27 @@ def encode_list_response(records: list[Record]) -> bytes:
     return MAGIC + encode_list(records)[:-1] + encode_response(Code.SUCCESS)
 
 
+def check_plausible(frame: bytes) -> None:
+    """Raise PacketError for 74 bytes that only noise with a magic in it would be: no request of an honest client."""
+    request = decode_request(frame)
+    if request.action > Action.LIST:
+        raise PacketError("no request that exists", f"action {request.action}")
+    if any(byte < ord(" ") for byte in request.domain):
+        raise PacketError("guest name with control characters")
+
+
 class FrameReader:
     """Incremental reader of frames that begin with the magic: *size* bytes each, noise before them skipped.
 
+    What begins with the magic and is none according to *is_frame* is noise too, byte by byte: a frame may begin within.
     Holds less than one frame, unless it was told to leave the rest.
     """
 
-    __slots__ = ("_buffer", "_size", "skipped")
+    __slots__ = ("_buffer", "_is_frame", "_size", "skipped")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, is_frame: Callable[[bytes], bool] | None = None) -> None:
         self._buffer = b""
+        self._is_frame = is_frame
         self._size = size
         self.skipped = 0
 
@@ -71,7 +86,12 @@ class FrameReader:
             self._skip_noise()
             if len(self._buffer) < self._size:
                 break
-            frames.append(self._buffer[: self._size])
+            frame = self._buffer[: self._size]
+            if self._is_frame is not None and not self._is_frame(frame):
+                self.skipped += 1
+                self._buffer = self._buffer[1:]
+                continue
+            frames.append(frame)
             self._buffer = self._buffer[self._size :]
         return frames
 

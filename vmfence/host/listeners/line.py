@@ -27,7 +27,14 @@ from vmfence.host.streams import hang_up, send
 from vmfence.policy import Origin
 from vmfence.protocol.auth import Key
 from vmfence.protocol.replay import ReplayWindow
-from vmfence.protocol.serial import REQUEST_BYTES, FrameReader, decode_request, encode_list_response, encode_response
+from vmfence.protocol.serial import (
+    REQUEST_BYTES,
+    FrameReader,
+    check_plausible,
+    decode_request,
+    encode_list_response,
+    encode_response,
+)
 
 log = logging.getLogger(__name__)
 
@@ -200,8 +207,17 @@ class GuestLine:
 
 
 async def _frames(reader: asyncio.StreamReader, reject: Callable[[PacketError], None]) -> AsyncIterator[bytes]:
-    """Yield the frames that come, to the end of the stream; noise and what stays incomplete are dropped."""
-    frames = FrameReader(REQUEST_BYTES)
+    """Yield the requests that come, to the end of the stream; noise and what stays incomplete are dropped."""
+
+    def is_request(frame: bytes) -> bool:
+        try:
+            check_plausible(frame)
+        except PacketError as error:
+            reject(error)
+            return False
+        return True
+
+    frames = FrameReader(REQUEST_BYTES, is_request)
     begun_at = 0.0
     while True:
         limit = begun_at + FRAME_S - time.monotonic() if frames.pending() else None
