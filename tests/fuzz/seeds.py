@@ -35,7 +35,9 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     for vector in load("conversations")["conversations"]:
         for who in ("client", "daemon"):
             sent = (s for s in vector["steps"] if s["from"] == who and s["what"] != "request")
-            yield "exchange", cut(b"".join(bytes.fromhex(step["hex"]) for step in sent))
+            conversation = cut(b"".join(bytes.fromhex(step["hex"]) for step in sent))
+            yield "exchange", conversation
+            yield "dissection", conversation
         records = (s["hex"] for s in vector["steps"] if s["what"].startswith("host-"))
         yield "records", cut(bytes.fromhex("".join(records)))
     for vector in load("serial")["exchanges"]:

@@ -5,8 +5,9 @@ Run one under atheris (it has wheels for CPython on x86-64 Linux; in an environm
     python -m venv /tmp/fuzz && /tmp/fuzz/bin/pip install atheris
     /tmp/fuzz/bin/python tests/fuzz/targets.py request -max_total_time=60
 
-Targets: request, records, frames, exchange, config, agent.  What follows the target is for libFuzzer: its options, and
-a folder where inputs are kept (tests/fuzz/seeds.py writes the captured bytes of tests/vectors into such folders).
+Targets: request, records, frames, exchange, dissection, config, agent.  What follows the target is for libFuzzer: its
+options, and a folder where inputs are kept (tests/fuzz/seeds.py writes the captured bytes of tests/vectors into such
+folders).
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from vmfence.agent.parse import parse_stdin
 from vmfence.config import settings
 from vmfence.errors import AuthenticationError, ConfigError, ConfigErrors, PacketError, SignatureError
+from vmfence.guest.dissection import Dissection, End, Stage
+from vmfence.guest.knocks import knocker
 from vmfence.protocol import serial
 from vmfence.protocol.auth import Hash, Key, verify
 from vmfence.protocol.exchange import ChallengeBook, ClientExchange, DaemonExchange
+from vmfence.protocol.reason import decode_reason
 from vmfence.protocol.reply import RECORD_BYTES, RecordReader, encode_list
 from vmfence.protocol.request import decode, encode
 
@@ -86,6 +90,19 @@ def exchange(data: bytes) -> None:
             assert side.proven is (kind is Hash.NONE and isinstance(side, DaemonExchange))
 
 
+def dissection(data: bytes) -> None:
+    """What a host may say to a guest that watches it, and what may lie in an IP packet: nobody proves a key."""
+    knocker(data, 1229)
+    decode_reason(data)
+    for kind in Hash:
+        watched = Dissection("host", KEY, kind, b"C" * 64)
+        for piece in pieces(data):
+            watched.receive(piece)
+            if watched.is_over:
+                break
+        assert watched.close(End.CLOSED).stage in (Stage.CONNECTED, Stage.ANSWERED if kind is Hash.NONE else None)
+
+
 def config(data: bytes) -> None:
     """A configuration: settings, or faults with their lines."""
     try:
@@ -104,7 +121,7 @@ def agent(data: bytes) -> None:
         "".join(options.warnings).encode()
 
 
-TARGETS = {each.__name__: each for each in (request, records, frames, exchange, config, agent)}
+TARGETS = {each.__name__: each for each in (request, records, frames, exchange, dissection, config, agent)}
 
 
 def main(argv: list[str]) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
+from vmfence.cli.inquiry_options import inquiry_options
 from vmfence.cli.lazy import LazyGroup
+from vmfence.cli.output import printable
 from vmfence.guest import guests
-
-_HASHES = click.Choice(guests.HASH_NAMES, case_sensitive=False)
 
 
 def _number(_: click.Context, __: click.Parameter, seconds: float) -> float:
@@ -21,47 +21,13 @@ def _number(_: click.Context, __: click.Parameter, seconds: float) -> float:
     return seconds
 
 
+def _tell(way: str) -> None:
+    """Say on stderr which way was taken, where nobody named one."""
+    click.echo(printable(way), err=True)
+
+
 @click.command("list")
-@click.option(
-    "-a",
-    "--multicast-address",
-    "address",
-    metavar="ADDRESS",
-    default="",
-    help="Group to ask (225.0.0.12, or ff05::3:1).",
-)
-@click.option(
-    "-i",
-    "--ip-family",
-    "family",
-    type=click.Choice(["auto", "ipv4", "ipv6"]),
-    default="auto",
-    help="Family of the group, where no address tells it.",
-)
-@click.option("-T", "--ipaddr", metavar="ADDRESS", help="Ask the daemon at this literal address by TCP instead.")
-@click.option(
-    "-p",
-    "--ipport",
-    "port",
-    type=click.IntRange(1, 65535),
-    default=1229,
-    show_default=True,
-    help="Port of the daemon, and of its call-back.",
-)
-@click.option(
-    "-k",
-    "--key-file",
-    metavar="FILE",
-    default="/etc/cluster/fence_xvm.key",
-    show_default=True,
-    help="The key shared with the host.",
-)
-@click.option(
-    "-c", "--hash", "hash_name", type=_HASHES, default="sha256", show_default=True, help="Hash of the signature."
-)
-@click.option(
-    "-C", "--auth", "auth_name", type=_HASHES, default="sha256", show_default=True, help="Hash of the challenges."
-)
+@inquiry_options
 @click.option(
     "-t",
     "--timeout",
@@ -75,7 +41,7 @@ def _number(_: click.Context, __: click.Parameter, seconds: float) -> float:
 @click.option("--json", "as_json", is_flag=True, help="As JSON: name, uuid, state, on.")
 def list_guests(as_json: bool, **inquiry: Any) -> None:
     """Show the guests that this machine may see: name, UUID, on or off, as fence_xvm -o list."""
-    found = guests.list_guests(guests.Inquiry(**inquiry))
+    found = guests.list_guests(guests.Inquiry(**inquiry), _tell)
     if as_json:
         click.echo(json.dumps([record.as_dict() for record in found], indent=2, ensure_ascii=True))
         return
@@ -84,7 +50,10 @@ def list_guests(as_json: bool, **inquiry: Any) -> None:
 
 
 guest = LazyGroup(
-    {"list": ("vmfence.cli.guest", "list_guests", "The guests that this machine may see.")},
+    {
+        "check": ("vmfence.cli.guest_check", "check", "Judge whether this guest could fence."),
+        "list": ("vmfence.cli.guest", "list_guests", "The guests that this machine may see."),
+    },
     "Commands for a guest that is a cluster node.",
     "guest",
 )

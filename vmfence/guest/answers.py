@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmfence import keyfile
 from vmfence.client import census
-from vmfence.client.ask import Transport, ask
 from vmfence.client.stream import Answer
 from vmfence.errors import VmfenceError
-from vmfence.guest.guests import Inquiry
-from vmfence.protocol.auth import Hash, Key
+from vmfence.guest.guests import Inquiry, put, read_key
+from vmfence.protocol.auth import Hash
 from vmfence.protocol.reply import Code, Record
 from vmfence.protocol.request import Action
 
@@ -24,7 +22,7 @@ class HostAnswer:
 
 
 def list_hosts(inquiry: Inquiry) -> tuple[HostAnswer, ...]:
-    """Return every host that answers, with its guests, in order of arrival; by TCP that is one.
+    """Return every host that answers, with its guests, in order of arrival; one, unless by multicast.
 
     Raises as guests.list_guests(); VmfenceError also when any host answers anything but a list.
     """
@@ -45,20 +43,16 @@ def speakers(inquiry: Inquiry, guest: str) -> tuple[str, ...]:
 
 
 def _ask(inquiry: Inquiry, action: Action, guest: str) -> list[Answer]:
-    hash_type, auth = Hash.named(inquiry.hash_name), Hash.named(inquiry.auth_name)
-    is_open = hash_type is Hash.NONE and auth is Hash.NONE
-    key = None if is_open else Key(keyfile.read(inquiry.key_file))
-    if inquiry.ipaddr is not None:
-        transport = Transport("tcp", address=inquiry.ipaddr, port=inquiry.port)
-        return [ask(action, guest, transport, key, hash_type=hash_type, auth=auth, timeout_s=inquiry.timeout_s)]
+    if inquiry.kind != "multicast":  # every other way leads to one host
+        return [put(inquiry, action, guest)]
     return census.count(
         action,
         guest,
         address=inquiry.address,
         family=inquiry.family,
         port=inquiry.port,
-        key=key,
-        hash_type=hash_type,
-        auth=auth,
+        key=read_key(inquiry),
+        hash_type=Hash.named(inquiry.hash_name),
+        auth=Hash.named(inquiry.auth_name),
         timeout_s=inquiry.timeout_s,
     )

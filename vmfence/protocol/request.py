@@ -16,6 +16,8 @@ PACKET_BYTES = _LAYOUT.size
 DOMAIN_BYTES_MAX = 63
 RANDOM_BYTES = 6
 FLAG_UUID = 1
+# Ours: "tell me why you refuse".  Every other daemon ignores all flags (wire, section 9; fence_virtd 4.12.1).
+FLAG_TELL = 2
 FAMILY_IPV4 = 2
 FAMILY_IPV6 = 10
 _ADDRESS_BYTES = {FAMILY_IPV4: 4, FAMILY_IPV6: 16}
@@ -74,6 +76,11 @@ class Request:
     def target(self) -> str:
         """The guest's name or UUID as text; bytes that are no UTF-8 become lone surrogates and match no guest."""
         return self.domain.decode("utf-8", "surrogateescape")
+
+    @property
+    def wants_reason(self) -> bool:
+        """Whether the client, once proven, is to be told why this fails: for monitor alone, which acts on nothing."""
+        return self.action == Action.MONITOR and bool(self.flags & FLAG_TELL)
 
     def action_name(self) -> str:
         """Return the name of the action, or its number when it is none of ours."""
