@@ -81,11 +81,12 @@ _vmfence_offer_installed_agents() {
     done < <(timeout 2 stonith_admin -I 2>/dev/null)
 }
 
+# Offer the codes of "cluster check" or "host check".
 _vmfence_offer_codes() {
-    local cur=$1 line
+    local cur=$1 whose=$2 line
     while IFS= read -r line; do
         _vmfence_offer_name "$cur" "${line%%:*}"
-    done < <(timeout 2 vmfence cluster check --explain all 2>/dev/null)
+    done < <(timeout 2 vmfence "$whose" check --explain all 2>/dev/null)
 }
 
 # Offer guest names.
@@ -138,9 +139,13 @@ _vmfence_list() {
         -c | -C | --hash | --auth) _vmfence_offer "$cur" none sha1 sha256 sha512 ;;
         -i | --ip-family) _vmfence_offer "$cur" auto ipv4 ipv6 ;;
         -k | --key-file) _vmfence_offer_files "$cur" ;;
+        --transport) _vmfence_offer "$cur" multicast tcp vsock serial virtio vmchannel auto ;;
+        -D | --serial-device) _vmfence_offer_files "$cur" ;;
         -a | -T | -p | -t | --multicast-address | --ipaddr | --ipport | --timeout) ;;
+        -A | -P | --channel-address | --serial-params) ;;
         *)
-            _vmfence_offer "$cur" -a --multicast-address -i --ip-family -T --ipaddr -p --ipport -k --key-file \
+            _vmfence_offer "$cur" -a --multicast-address -i --ip-family -T --ipaddr -S --vsock -D --serial-device \
+                -P --serial-params -A --channel-address --transport -p --ipport -k --key-file \
                 -c --hash -C --auth -t --timeout --json -h --help
             ;;
     esac
@@ -198,16 +203,20 @@ _vmfence_configure() {
             _vmfence_offer "$cur" none
             _vmfence_offer_interfaces "$cur"
             ;;
-        --serial-mode) _vmfence_offer "$cur" serial vmchannel ;;
+        --serial-mode) _vmfence_offer "$cur" serial vmchannel virtio ;;
+        --serial-guests)
+            _vmfence_offer "$cur" all none
+            _vmfence_offer_own_guests "$cur"
+            ;;
         --family) _vmfence_offer "$cur" ipv4 ipv6 ;;
         --hash | --auth) _vmfence_offer "$cur" none sha1 sha256 sha512 ;;
         --backend) _vmfence_offer "$cur" libvirt cpg ;;
         --name-mode) _vmfence_offer "$cur" name uuid ;;
-        --address | --port | --tcp-address | --tcp-port | --vsock-port | --serial-uri | --uri) ;;
+        --address | --port | --tcp-address | --tcp-port | --vsock-port | --serial-uri | --serial-channel | --uri) ;;
         *)
             _vmfence_offer "$cur" -f --config --import --from-scratch --print --dry-run --yes --listener --address \
                 --port --interface --tcp-address --tcp-port --vsock-port --serial-uri --serial-path --serial-mode \
-                --key-file --family --hash --auth --backend --uri --name-mode -h --help
+                --serial-channel --serial-guests --key-file --family --hash --auth --backend --uri --name-mode -h --help
             ;;
     esac
 }
@@ -225,11 +234,12 @@ _vmfence_setup() {
     local cur=$1 prev=$2
     case $prev in
         -f | --config | --key-file) _vmfence_offer_files "$cur" ;;
-        --listener) _vmfence_offer "$cur" multicast tcp ;;
+        --listener) _vmfence_offer "$cur" multicast tcp vsock virtio serial ;;
+        --guest) _vmfence_offer_own_guests "$cur" ;;
         --interface) _vmfence_offer_interfaces "$cur" ;;
         --uri) ;;
         *)
-            _vmfence_offer "$cur" --uri --interface --listener --key-file -f --config --no-firewall --no-service \
+            _vmfence_offer "$cur" --uri --interface --listener --guest --define --key-file -f --config --no-firewall --no-service \
                 --no-check --dry-run --yes --json -h --help
             ;;
     esac
@@ -255,7 +265,7 @@ _vmfence_add_device() {
                 return
             fi
             _vmfence_offer "$cur" --map --node --agent --static-list --monitor-interval --monitor-timeout --offline \
-                --machine-uuid --wait --no-wait --cib --yes --dry-run --json --option --debug --ip-family \
+                --force --machine-uuid --wait --no-wait --cib --yes --dry-run --json --option --debug --ip-family \
                 --multicast-address --ipaddr --vsock --channel-address --serial-device --serial-params --ipport \
                 --retrans --hash --auth --key-file --use-uuid --timeout --delay --transport --pcmk-host-list \
                 --pcmk-host-check --pcmk-host-argument --pcmk-delay-base --pcmk-delay-max --pcmk-action-limit \
@@ -321,17 +331,18 @@ _vmfence_properties() {
     [[ $cur == -* || $prev == --cib ]] || _vmfence_offer "$cur" set
 }
 
+# "check" of host or cluster, with the options that only that one has: _vmfence_check CUR PREV WHOSE OPTION...
 _vmfence_check() {
-    local cur=$1 prev=$2
+    local cur=$1 prev=$2 whose=$3
     case $prev in
-        --only | --skip) _vmfence_offer_codes "$cur" ;;
+        --only | --skip) _vmfence_offer_codes "$cur" "$whose" ;;
         --explain)
             _vmfence_offer "$cur" all
-            _vmfence_offer_codes "$cur"
+            _vmfence_offer_codes "$cur" "$whose"
             ;;
-        --cib | --record) _vmfence_offer_files "$cur" ;;
+        -f | --config | --cib | --record) _vmfence_offer_files "$cur" ;;
         *)
-            _vmfence_offer "$cur" --strict --json -q --quiet --only --skip --explain --cib --record -h --help
+            _vmfence_offer "$cur" --strict --json -q --quiet --only --skip --explain --fix --yes "${@:4}" -h --help
             ;;
     esac
 }
@@ -374,6 +385,23 @@ _vmfence_prove() {
     esac
 }
 
+# What "guest list" asks with, and what every check has.
+_vmfence_guest_check() {
+    local cur=$1 prev=$2
+    case $prev in
+        -[aACcDikpPTt] | --hash | --auth | --ip-family | --key-file | --transport | --serial-device) ;&
+        --multicast-address | --ipaddr | --ipport | --timeout | --channel-address | --serial-params)
+            _vmfence_list "$cur" "$prev"
+            ;;
+        --interval | --count) ;;
+        *)
+            _vmfence_check "$cur" "$prev" guest -a --multicast-address -i --ip-family -T --ipaddr -S --vsock \
+                -D --serial-device -P --serial-params -A --channel-address --transport -p --ipport -k --key-file \
+                -c --hash -C --auth -t --timeout --watch --interval --count
+            ;;
+    esac
+}
+
 _vmfence() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} path
     COMPREPLY=()
@@ -390,8 +418,9 @@ _vmfence() {
     path="${COMP_WORDS[*]:1:COMP_CWORD - 1}"
     case $path in
         '') _vmfence_offer "$cur" agent cluster demo guest host list -h --help --version ;;
-        host) _vmfence_offer "$cur" configure daemon history keygen list setup status -h --help ;;
-        guest) _vmfence_offer "$cur" list -h --help ;;
+        host) _vmfence_offer "$cur" check configure daemon history keygen list setup status -h --help ;;
+        guest) _vmfence_offer "$cur" check list -h --help ;;
+        'guest check' | 'guest check '*) _vmfence_guest_check "$cur" "$prev" ;;
         cluster)
             _vmfence_offer "$cur" add-device agents check describe devices fence history map properties prove \
                 remove-device -h --help
@@ -403,10 +432,11 @@ _vmfence() {
         'cluster agents' | 'cluster agents '*) _vmfence_offer "$cur" --json -h --help ;;
         'cluster describe' | 'cluster describe '*) _vmfence_describe "$cur" ;;
         'cluster properties' | 'cluster properties '*) _vmfence_properties "$cur" "$prev" ;;
-        'cluster check' | 'cluster check '*) _vmfence_check "$cur" "$prev" ;;
+        'cluster check' | 'cluster check '*) _vmfence_check "$cur" "$prev" cluster --cib --record ;;
         'cluster fence' | 'cluster fence '*) _vmfence_fence "$cur" "$prev" ;;
         'cluster history' | 'cluster history '*) _vmfence_cluster_history "$cur" ;;
         'cluster prove' | 'cluster prove '*) _vmfence_prove "$cur" "$prev" ;;
+        'host check' | 'host check '*) _vmfence_check "$cur" "$prev" host -f --config ;;
         'host configure' | 'host configure '*) _vmfence_configure "$cur" "$prev" ;;
         'host list' | 'host list '*) _vmfence_host_list "$cur" "$prev" ;;
         'host setup' | 'host setup '*) _vmfence_setup "$cur" "$prev" ;;

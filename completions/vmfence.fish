@@ -82,8 +82,9 @@ function __vmfence_installed_agents
     timeout 2 stonith_admin -I 2>/dev/null | string match -rv ' '
 end
 
+# The codes of "cluster check" or "host check".
 function __vmfence_codes
-    timeout 2 vmfence cluster check --explain all 2>/dev/null | string replace ': ' \t
+    timeout 2 vmfence $argv[1] check --explain all 2>/dev/null | string replace ': ' \t
 end
 
 # An option of the agent, under both of its names.
@@ -92,14 +93,19 @@ function __vmfence_agent
     complete -c vmfence -n '__vmfence_is agent' $argv
 end
 
-# An option of the list, under both of its names.
+# An option of the list, under both of its names, and of the check of a guest, which asks in the same way.
 function __vmfence_list
-    complete -c vmfence -n '__vmfence_is list; or __vmfence_is guest list' $argv
+    complete -c vmfence -n '__vmfence_is list; or __vmfence_is guest list; or __vmfence_is guest check' $argv
 end
 
 # An option of a command of the host.
 function __vmfence_host
     complete -c vmfence -n "__vmfence_is host $argv[1]" $argv[2..-1]
+end
+
+# An option of a command of a guest alone.
+function __vmfence_guest
+    complete -c vmfence -n "__vmfence_is guest $argv[1]" $argv[2..-1]
 end
 
 # An option of a command of the cluster.
@@ -116,6 +122,7 @@ complete -c vmfence -n __vmfence_at -a demo -d 'See it work: daemon and agent ov
 complete -c vmfence -n __vmfence_at -a guest -d 'Commands for a guest'
 complete -c vmfence -n __vmfence_at -a host -d 'Commands for the hypervisor machine'
 complete -c vmfence -n __vmfence_at -a list -d 'The guests that this machine may see'
+complete -c vmfence -n '__vmfence_at host' -a check -d 'Would fencing work on this host?'
 complete -c vmfence -n '__vmfence_at host' -a configure -d 'Make or change the configuration'
 complete -c vmfence -n '__vmfence_at host' -a daemon -d 'Run the daemon'
 complete -c vmfence -n '__vmfence_at host' -a history -d 'Who fenced whom'
@@ -134,6 +141,7 @@ complete -c vmfence -n '__vmfence_at cluster' -a map -d 'Which guest each node i
 complete -c vmfence -n '__vmfence_at cluster' -a properties -d 'Cluster properties that matter to fencing'
 complete -c vmfence -n '__vmfence_at cluster' -a prove -d 'Rehearse, and record that it works'
 complete -c vmfence -n '__vmfence_at cluster' -a remove-device -d 'Remove a stonith device'
+complete -c vmfence -n '__vmfence_at guest' -a check -d 'Could this guest fence?'
 complete -c vmfence -n '__vmfence_at guest' -a list -d 'The guests that this machine may see'
 
 __vmfence_host daemon -s f -l config -r -F -d Configuration
@@ -158,6 +166,15 @@ __vmfence_host keygen -l force -d 'Replace a key that is there'
 __vmfence_host keygen -l check -d 'Make nothing, judge the key'
 __vmfence_host keygen -l json -d 'As JSON'
 
+__vmfence_host check -s f -l config -r -F -d 'Configuration file'
+__vmfence_host check -l strict -d 'A warning is a failure too'
+__vmfence_host check -s q -l quiet -d 'Show warnings and errors alone'
+__vmfence_host check -l only -x -a '(__vmfence_codes host)' -d 'Only this check'
+__vmfence_host check -l skip -x -a '(__vmfence_codes host)' -d 'Not this check'
+__vmfence_host check -l explain -x -a 'all (__vmfence_codes host)' -d 'Tell what a code means'
+__vmfence_host check -l fix -d 'Mend what is safe to mend'
+__vmfence_host check -l yes -d 'Do not ask before it is mended'
+__vmfence_host check -l json -d 'As JSON'
 __vmfence_host configure -s f -l config -r -F -d 'File to write'
 __vmfence_host configure -l import -r -F -d 'Start from this file'
 __vmfence_host configure -l from-scratch -d 'Start from nothing'
@@ -173,7 +190,9 @@ __vmfence_host configure -l tcp-port -x -d 'tcp: the port'
 __vmfence_host configure -l vsock-port -x -d 'vsock: the port'
 __vmfence_host configure -l serial-uri -x -d 'serial: where the guests are'
 __vmfence_host configure -l serial-path -r -F -d 'serial: folder of the sockets'
-__vmfence_host configure -l serial-mode -x -a 'serial vmchannel' -d 'serial: mode'
+__vmfence_host configure -l serial-mode -x -a 'serial vmchannel virtio' -d 'serial: mode'
+__vmfence_host configure -l serial-channel -x -d 'virtio: name of the ports'
+__vmfence_host configure -l serial-guests -x -a 'all none (__vmfence_own_guests)' -d 'serial: who may fence each other'
 __vmfence_host configure -l key-file -r -F -d 'Shared key'
 __vmfence_host configure -l family -x -a 'ipv4 ipv6' -d 'Address family'
 __vmfence_host configure -l hash -x -a 'none sha1 sha256 sha512' -d 'Weakest signature accepted'
@@ -188,14 +207,16 @@ __vmfence_host list -l json -d 'As JSON'
 
 __vmfence_host setup -l uri -x -d 'Libvirt to serve'
 __vmfence_host setup -l interface -x -a '(__vmfence_interfaces)' -d 'Bridge of the guests'
-__vmfence_host setup -l listener -x -a 'multicast tcp' -d 'How guests ask'
+__vmfence_host setup -l listener -x -a 'multicast tcp vsock virtio serial' -d 'How guests ask'
+__vmfence_host setup -l guest -x -a '(__vmfence_own_guests)' -d 'Guest that gets a device and may ask'
+__vmfence_host setup -l define -d 'Add the devices that guests lack'
 __vmfence_host setup -l key-file -r -F -d 'Shared key'
 __vmfence_host setup -s f -l config -r -F -d Configuration
 __vmfence_host setup -l no-firewall -d 'Leave the firewall alone'
 __vmfence_host setup -l no-service -d 'Neither install nor start the service'
 __vmfence_host setup -l no-check -d 'Do not try whether it works'
 __vmfence_host setup -l dry-run -d 'Only tell what would be done'
-__vmfence_host setup -l yes -d 'Accepted, and always meant'
+__vmfence_host setup -l yes -d 'Yes to the question of --define'
 __vmfence_host setup -l json -d 'As JSON'
 
 __vmfence_cluster add-device -x -a '(__vmfence_devices)' -d Device
@@ -206,6 +227,7 @@ __vmfence_cluster add-device -l static-list -d 'Write the list of nodes besides 
 __vmfence_cluster add-device -l monitor-interval -x -d 'Time between two monitors'
 __vmfence_cluster add-device -l monitor-timeout -x -d 'Time for a monitor'
 __vmfence_cluster add-device -l offline -d 'Do not ask the host'
+__vmfence_cluster add-device -l force -d 'Even if a node that is online gets a guest that is not running'
 __vmfence_cluster add-device -l machine-uuid -x -d 'UUID of this node'
 __vmfence_cluster add-device -l wait -x -d 'Wait so long until it is started'
 __vmfence_cluster add-device -l no-wait -d 'Do not wait until it is started'
@@ -288,12 +310,14 @@ __vmfence_cluster "properties; and $is_set" -l dry-run -d 'Show what would be do
 
 __vmfence_cluster check -l strict -d 'A warning is a failure too'
 __vmfence_cluster check -s q -l quiet -d 'Show warnings and errors alone'
-__vmfence_cluster check -l only -x -a '(__vmfence_codes)' -d 'Only this check'
-__vmfence_cluster check -l skip -x -a '(__vmfence_codes)' -d 'Not this check'
-__vmfence_cluster check -l explain -x -a 'all (__vmfence_codes)' -d 'Tell what a code means'
+__vmfence_cluster check -l only -x -a '(__vmfence_codes cluster)' -d 'Only this check'
+__vmfence_cluster check -l skip -x -a '(__vmfence_codes cluster)' -d 'Not this check'
+__vmfence_cluster check -l explain -x -a 'all (__vmfence_codes cluster)' -d 'Tell what a code means'
 __vmfence_cluster check -l cib -r -F -d 'Judge this CIB file'
 __vmfence_cluster check -l record -r -F -d 'Record of rehearsals'
 __vmfence_cluster check -l json -d 'As JSON'
+__vmfence_cluster check -l fix -d 'Mend what is safe to mend'
+__vmfence_cluster check -l yes -d 'Do not ask before it is mended'
 
 __vmfence_cluster fence -x -a '(__vmfence_nodes)' -d Node
 __vmfence_cluster fence -l off -d 'Leave it off'
@@ -318,12 +342,28 @@ __vmfence_cluster prove -l json -d 'As JSON'
 __vmfence_list -s a -l multicast-address -x -d 'Multicast group to ask'
 __vmfence_list -s i -l ip-family -x -a 'auto ipv4 ipv6' -d 'Address family of the group'
 __vmfence_list -s T -l ipaddr -x -d 'Ask the daemon at this address by TCP'
+__vmfence_list -s S -l vsock -d 'Ask over a VM socket'
+__vmfence_list -s D -l serial-device -r -F -d 'Ask through a serial device or virtio port'
+__vmfence_list -s P -l serial-params -x -d 'Parameters of the serial device'
+__vmfence_list -s A -l channel-address -x -d 'Ask through a VM channel'
+__vmfence_list -l transport -x -a 'multicast tcp vsock serial virtio vmchannel auto' -d 'How to reach the host'
 __vmfence_list -s p -l ipport -x -d 'Port of the daemon'
 __vmfence_list -s k -l key-file -r -F -d 'Shared key'
 __vmfence_list -s c -l hash -x -a 'none sha1 sha256 sha512' -d 'Hash of the signature'
 __vmfence_list -s C -l auth -x -a 'none sha1 sha256 sha512' -d 'Hash of the challenges'
 __vmfence_list -s t -l timeout -x -d 'Seconds to wait'
 __vmfence_list -l json -d 'As JSON'
+
+__vmfence_guest check -l strict -d 'A warning is a failure too'
+__vmfence_guest check -s q -l quiet -d 'Show warnings and errors alone'
+__vmfence_guest check -l only -x -a '(__vmfence_codes guest)' -d 'Only this check'
+__vmfence_guest check -l skip -x -a '(__vmfence_codes guest)' -d 'Not this check'
+__vmfence_guest check -l explain -x -a 'all (__vmfence_codes guest)' -d 'Tell what a code means'
+__vmfence_guest check -l fix -d 'Mend what is safe to mend'
+__vmfence_guest check -l yes -d 'Do not ask before it is mended'
+__vmfence_guest check -l watch -d 'Go on, and tell what changes'
+__vmfence_guest check -l interval -x -d 'Pause between two checks'
+__vmfence_guest check -l count -x -d 'End after so many checks'
 
 complete -c fence_vmfence -f
 complete -c fence_vmfence -s h -l help -d 'Show the options'

@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     for unit, allowed in {
         "errors": "",
         "findings": "errors",
+        "packetfilter": "errors proc",
         "keyfile": "errors",
         "proc": "errors",
         "xmldoc": "errors",
@@ -38,10 +39,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         "config": "errors protocol policy",
         "client": "errors protocol",
         "agent": "errors protocol keyfile client",
-        "host": "errors findings protocol keyfile proc xmldoc policy config sealing",
-        "guest": "errors findings protocol keyfile proc client sealing",
+        "host": "errors findings protocol keyfile proc xmldoc policy config guest sealing packetfilter",
+        "guest": "errors findings protocol keyfile proc client sealing packetfilter",
         "cluster": "errors findings keyfile proc xmldoc protocol guest",
-        "diagnose": "errors findings",
+        "diagnose": "errors findings proc",
         "demo": "errors findings proc config host guest cluster",
         "__main__": "cli",
     }.items()

@@ -1,21 +1,26 @@
 """The machinery of every ``check`` command: gather facts at the same time, each before a deadline, then judge them.
 
-Gathering only reads.  A fact that could not be gathered is kept as the error that prevented it, so that the checks
-which need it are told as not judged instead of passing in silence.
+Gathering only reads; mend() alone changes something, by commands of findings that are without any risk.  A fact that
+could not be gathered is kept as the error that prevented it, so that the checks which need it are told as not judged
+instead of passing in silence.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import shutil
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from vmfence.errors import DeadlineExceeded, VmfenceError
+from vmfence import proc
+from vmfence.errors import CommandError, DeadlineExceeded, VmfenceError
 from vmfence.findings import Check, Fault, Finding, NotAsked, Severity, worst
+
+MEND_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -34,15 +39,24 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcomes of all checks that were wanted, in the order of the checks."""
+    """The outcomes of all checks that were wanted, in the order of the checks.
+
+    *is_chosen*: the user has named these checks, and so wants each of them judged.
+    """
 
     outcomes: tuple[Outcome, ...]
+    is_chosen: bool = False
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """All faults with their codes, the worst first, else in the order of the checks."""
         found = [Finding(one.check.code, fault) for one in self.outcomes for fault in one.faults]
         return tuple(sorted(found, key=lambda finding: -finding.fault.severity))
+
+    @property
+    def unjudged(self) -> tuple[Outcome, ...]:
+        """The checks that could not be judged; not those whose facts were left out on purpose."""
+        return tuple(one for one in self.outcomes if one.missing is not None and not isinstance(one.missing, NotAsked))
 
     @property
     def worst(self) -> Severity | None:
@@ -63,7 +77,34 @@ def gather(gatherers: Mapping[str, Callable[[], Any]], deadline_s: float) -> dic
 def judge(checks: Sequence[Check], facts: Any, only: Collection[str] = (), skip: Collection[str] = ()) -> Report:
     """Apply the rules of *checks* to *facts*: those in *only* (none named: all) that are not in *skip*, by code."""
     wanted = [check for check in checks if check.code not in skip and (not only or check.code in only)]
-    return Report(tuple(_outcome(check, facts) for check in wanted))
+    return Report(tuple(_outcome(check, facts) for check in wanted), bool(only))
+
+
+def fixable(report: Report) -> tuple[Finding, ...]:
+    """Return the findings that a command mends without any risk, each command once."""
+    found: dict[tuple[str, ...], Finding] = {}
+    for one in report.findings:
+        if one.fault.fix:
+            found.setdefault(one.fault.fix, one)
+    return tuple(found.values())
+
+
+def mend(findings: Iterable[Finding]) -> Iterator[tuple[Finding, VmfenceError | None]]:
+    """Run the command of each of *findings*; yield it with None, or with the error that says why it failed."""
+    for finding in findings:
+        error: VmfenceError | None = None
+        try:
+            _run(list(finding.fault.fix or ()))
+        except VmfenceError as failure:
+            error = failure
+        yield finding, error
+
+
+def _run(argv: list[str]) -> None:
+    program = shutil.which(argv[0], path=proc.system_path()) or argv[0]
+    done = proc.run([program, *argv[1:]], MEND_S)
+    if done.status:
+        raise CommandError(tuple(argv), done.status, done.stderr or done.stdout)
 
 
 def _begin(name: str, gatherer: Callable[[], Any]) -> Future[Any]:

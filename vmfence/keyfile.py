@@ -75,6 +75,11 @@ def fingerprint(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()
 
 
+def is_known_weak(key: bytes) -> bool:
+    """Whether *key* is one that guides print, or hardly more than one letter."""
+    return key.strip().lower() in _KNOWN_WEAK or len(set(key)) < 8
+
+
 def judge(path: str) -> list[KeyFileError]:
     """Return what weakens the key in *path*, which read() accepts.  Raises KeyFileError when it does not."""
     key = read(path)
@@ -83,12 +88,14 @@ def judge(path: str) -> list[KeyFileError]:
     found = []
     if len(key) < KEY_BYTES_GOOD:
         found.append(KeyFileError("the key is short", f"{len(key)} bytes, {KEY_BYTES_GOOD} or more are good", new_key))
-    if key.strip().lower() in _KNOWN_WEAK or len(set(key)) < 8:
+    if is_known_weak(key):
         found.append(KeyFileError("the key is a known weak one", "", new_key))
     elif all(32 <= byte < 127 or byte in b"\r\n\t" for byte in key):
         found.append(KeyFileError("the key is text", "somebody typed or printed it, so it can be guessed", new_key))
     if status.st_size > KEY_BYTES_MAX:
         found.append(KeyFileError("the key is long", f"of {status.st_size} bytes only {KEY_BYTES_MAX} count"))
+    if status.st_mode & stat.S_IRGRP and status.st_gid:
+        found.append(KeyFileError("the key's group may read it", f"gid {status.st_gid}", "see who is in it"))
     if status.st_mode & (stat.S_IWGRP | stat.S_IXGRP):
         found.append(KeyFileError("the key's group may change it", "", f"chmod 0640 {path}"))
     if status.st_uid not in (0, os.geteuid()):

@@ -1,9 +1,11 @@
-"""XML from tools and from libvirt: the one parser, hardened.
+"""XML from tools and from libvirt: the one parser, hardened; and the little that we write.
 
 No entities, no document type, no network, bounded size and depth.  What is not well-formed is an error of ours.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from lxml import etree
 
@@ -28,6 +30,18 @@ def parse(text: str | bytes, what: str) -> Element:
     if root.getroottree().docinfo.internalDTD is not None:
         raise VmfenceError(f"cannot read {what}", "it has a document type, which nothing that we read has")
     return root
+
+
+def element(name: str, attributes: Mapping[str, str], *children: Element) -> Element:
+    """Return a new element."""
+    made = etree.Element(name, dict(attributes))
+    made.extend(children)
+    return made
+
+
+def write(root: Element) -> str:
+    """Return *root* as text in one line, without a declaration."""
+    return str(etree.tostring(root, encoding="unicode"))
 
 
 def _parser(encoding: str | None) -> etree.XMLParser:

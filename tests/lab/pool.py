@@ -10,6 +10,7 @@ import re
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Callable
 
 from .hypervisor import Hypervisor
 from .machine import PROGRAM, Bare
@@ -69,9 +70,12 @@ def missing() -> list[str]:
 class PoolHost:
     """One host; a context manager.  *program* is vmfence or fence_virtd, *mode* the latter's name_mode."""
 
-    def __init__(self, number: int, guest: Guest, bridge: Bridge, folder: Path, program: str, mode: str) -> None:
+    def __init__(
+        self, number: int, guest: Guest, bridge: Bridge, folder: Path, program: str, mode: str, agent: str
+    ) -> None:
+        self._agent = agent
         self.number, self.ipv4, self._guest, self._bridge = number, guest.ipv4, guest, bridge
-        self.folder, self._program, self._mode = folder, program, mode
+        self.folder, self.program, self.mode = folder, program, mode
         self.hypervisor = Hypervisor(folder / "libvirt", guest)
         self.disk = Bare(folder / "disk", guest, self.hypervisor)
         self._stack = ExitStack()
@@ -95,8 +99,8 @@ class PoolHost:
         self.disk.path("/var/lib/corosync").mkdir(parents=True, exist_ok=True)
         values = {"state": STATE, "control": CONTROL, "key": KEY, "ipv4": self.ipv4, "more": more}
         form, argv = OURS, [PROGRAM, "host", "daemon", "-f", CONFIG]
-        if self._program == "fence_virtd":
-            form, values = REFERENCE, {**values, "modules": MODULES, "mode": self._mode}
+        if self.program == "fence_virtd":
+            form, values = REFERENCE, {**values, "modules": MODULES, "mode": self.mode}
             argv = ["stdbuf", "-oL", FENCE_VIRTD, "-F", "-d99", "-f", CONFIG, "-p", "/run/fence_virtd.pid"]
         self.disk.write(CONFIG, form.format(**values), 0o600)
         self.corosync = Daemon([*self.disk.prefix, "corosync", "-f"], self.folder / "corosync.log")
@@ -107,7 +111,7 @@ class PoolHost:
     def start_daemon(self) -> None:
         """Start the fencing daemon and wait until it serves."""
         self.daemon.start()
-        if self._program == "vmfence":
+        if self.program == "vmfence":
             self.daemon.wait_for_line(READY, 20)
         else:
             self.daemon.wait_listening("tcp", 1229, 20)
@@ -115,7 +119,12 @@ class PoolHost:
     def ask(self, *arguments: str) -> Result:
         """Ask this host's daemon with our agent, run on the bridge's host; exit status and output as of fence_xvm."""
         argv = ["-T", self.ipv4, "-k", str(self.disk.path(KEY)), *arguments]
-        return run_client(AGENT, argv, netns=self._bridge.host)
+        return run_client(self._agent, argv, netns=self._bridge.host)
+
+    def ask_here(self, *arguments: str) -> Result:
+        """As ask(), run on the host itself, whose link may be cut."""
+        argv = ["-T", self.ipv4, "-k", KEY, *arguments]
+        return run_client([*self.disk.prefix, PROGRAM, "agent"], argv)
 
     def quorate(self) -> bool:
         """Tell whether corosync has quorum here, as its own tool says."""
@@ -135,19 +144,21 @@ class PoolHost:
         self._bridge.host.ip(f"link set {self._guest.port} up")
 
 
-AGENT = ""
+Furnish = Callable[[PoolHost], None]
 
 
 class PoolLab:
     """Several hosts; a context manager: all are together and their daemons serve when it has been entered.
 
-    *programs* are those of hosts 1, 2, ...: vmfence, fence_virtd, or fence_virtd:uuid for its other name mode.
+    *programs* are those of hosts 1, 2, ...: vmfence, fence_virtd, or fence_virtd:uuid for its other name mode.  *furnish*
+    is called for each host before its daemon starts: fence_virtd hangs where there is no guest at its start.
     """
 
-    def __init__(self, vmfence: CommandLine, folder: Path, programs: tuple[str, ...], more: str = "") -> None:
-        global AGENT
-        AGENT = vmfence.agent
-        self.folder, self._programs, self._more = folder, programs, more
+    def __init__(
+        self, vmfence: CommandLine, folder: Path, programs: tuple[str, ...], furnish: Furnish, more: str = ""
+    ) -> None:
+        self.folder, self._programs, self._furnish, self._more = folder, programs, furnish, more
+        self._agent = vmfence.agent
         self.bridge = Bridge(guests=len(programs))
         self.hosts: dict[int, PoolHost] = {}
         self._stack = ExitStack()
@@ -169,6 +180,23 @@ class PoolLab:
         wanted = set(numbers or self.hosts)
         ours = [self.hosts[number] for number in wanted if self._programs[number - 1] == "vmfence"]
         self._wait(lambda: all(host.hosts() == wanted for host in ours), f"hosts {wanted} together")
+
+    def wait_alone(self, number: int) -> None:
+        """Wait until a host sees nobody else."""
+        self._wait(lambda: self[number].hosts() == {number} and not self[number].quorate(), f"host {number} alone")
+
+    def restore(self) -> None:
+        """Undo what a test did to links, corosyncs, libvirtds and daemons; all are together afterwards."""
+        for host in self.hosts.values():
+            host.mend_link()
+            host.hypervisor.resume()
+            if not host.corosync.running():
+                host.corosync.start()
+        self._wait(lambda: all(host.quorate() for host in self.hosts.values()), "quorum")
+        for host in self.hosts.values():
+            if not host.daemon.running():
+                host.start_daemon()
+        self.wait_together()
 
     def wait_known(self, guest: str, at: int, by: int) -> None:
         """Wait until host *by* answers that *guest* of host *at* runs."""
@@ -202,17 +230,20 @@ class PoolLab:
         corosync = COROSYNC.format(two_node=two_node, nodes=nodes)
         for number, guest in addresses.items():
             program, _, mode = self._programs[number - 1].partition(":")
-            host = PoolHost(number, guest, self.bridge, self.folder / f"h{number}", program, mode or "name")
+            host = PoolHost(
+                number, guest, self.bridge, self.folder / f"h{number}", program, mode or "name", self._agent
+            )
             self.hosts[number] = self._stack.enter_context(host)
             host.install(corosync, key, self._more)
+            self._furnish(host)
             host.corosync.start()
         self._wait(lambda: all(host.quorate() for host in self.hosts.values()), "quorum")
         for host in self.hosts.values():
             host.start_daemon()
         self.wait_together()
 
-    def _wait(self, predicate: object, what: str) -> None:
+    def _wait(self, predicate: Callable[[], bool], what: str) -> None:
         try:
-            wait_until(predicate, TOGETHER_WITHIN, what, interval=POLL)  # type: ignore[type-var,arg-type]
+            wait_until(predicate, TOGETHER_WITHIN, what, interval=POLL)
         except LabError as error:
             raise LabError(f"{error}\n{self.log()}") from None

@@ -5,12 +5,14 @@ The pid is always that of the program itself: `ip netns exec` and `stdbuf` repla
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LIBC = ctypes.CDLL(None)
 UNCONNECTED = "07"  # the state shown for a bound UDP socket
 
 
@@ -75,7 +79,7 @@ def run_client(
 class Daemon:
     """A long-running program whose stdout and stderr go to the file *log*, which is appended to.
 
-    A context manager: started on entry, ended on exit.
+    A context manager: started on entry, ended on exit; killed when the tests are, or the thread that started it ends.
     """
 
     def __init__(
@@ -103,7 +107,7 @@ class Daemon:
             self._begin = log.tell()
             self._process = subprocess.Popen(
                 self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=self._env, start_new_session=True,
+                env=self._env, start_new_session=True, preexec_fn=partial(_end_with, os.getpid()),
             )  # fmt: skip
         return self
 
@@ -200,6 +204,12 @@ class Daemon:
         return f"{' '.join(self.argv)}: {status}; its log:\n{self.log()}"
 
 
+def _end_with(parent: int) -> None:
+    """Have the kernel kill this process when *parent* ends: one that is killed itself cannot clean up."""
+    if _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or os.getppid() != parent:
+        os._exit(1)
+
+
 def _bound(pid: int, protocol: str, state: str) -> list[tuple[int, str]]:
     """Return (port, inode) of the sockets in *state* in the network namespace of *pid* (proc(5))."""
     rows = []
@@ -214,8 +224,9 @@ def _bound(pid: int, protocol: str, state: str) -> list[tuple[int, str]]:
 def _socket_inodes(pid: int) -> set[str]:
     links = set()
     try:
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            links.add(os.readlink(entry.path))
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            for entry in entries:
+                links.add(os.readlink(entry.path))
     except OSError:
         pass  # the process, or this descriptor, is gone
     return {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}

@@ -23,8 +23,9 @@ from vmfence.client.transport import KINDS
 from vmfence.cluster import inquiry, properties
 from vmfence.cluster import options as device_options
 from vmfence.cluster.checks import CHECKS
+from vmfence.config.listeners import SERIAL_MODES
 from vmfence.config.settings import BACKENDS, LISTENERS
-from vmfence.host import choice, network
+from vmfence.host import network, sections
 
 FOLDER = Path(__file__).parent.parent.parent / "completions"
 SHELLS = ("bash", "zsh", "fish")
@@ -218,9 +219,10 @@ VALUES = [
     ("vmfence host configure --hash ", HASHES),
     ("vmfence host configure --yes --auth=sha2", {"sha256"}),
     ("vmfence host configure --family ", FAMILIES - {"auto"}),
-    ("vmfence host configure --serial-mode=", {"serial", "vmchannel"}),
+    ("vmfence host configure --serial-mode=", set(SERIAL_MODES)),
+    ("vmfence list --transport ", TRANSPORTS),
     ("vmfence host configure --name-mode ", {"name", "uuid"}),
-    ("vmfence host setup --listener ", set(choice.LISTENERS)),
+    ("vmfence host setup --listener ", set(sections.LISTENERS)),
     ("vmfence host setup --dry-run --listener=t", {"tcp"}),
     ("vmfence cluster add-device --agent ", set(inquiry.AGENTS)),
     ("vmfence cluster add-device fence-a --agent=fence_v", {"fence_vmfence", "fence_virt"}),
@@ -245,6 +247,7 @@ def test_values(line: str, expected: set[str], shell: Shell) -> None:
     "line",
     [
         *("fence_vmfence -k fen", "fence_vmfence --key_file=fen", "vmfence agent -o off -k fen"),
+        *("vmfence list -D fen", "vmfence list --serial-device=fen"),
         *("vmfence list -k fen", "vmfence guest list --key-file fen", "vmfence host keygen --check fen"),
         *("vmfence host configure --import fen", "vmfence host configure --key-file=fen", "vmfence host list -f fen"),
         *("vmfence host setup -f fen", "vmfence host setup --key-file fen", "vmfence host configure --yes -f fen"),
@@ -270,6 +273,8 @@ NUMBERS = [
     "vmfence host configure --uri=",
     "vmfence host list --uri ",
     "vmfence host setup --uri ",
+    "vmfence host configure --serial-channel ",
+    "vmfence list --channel-address ",
     "vmfence cluster add-device --ipport ",
     "vmfence cluster add-device --pcmk-reboot-timeout=",
     "vmfence cluster fence --timeout ",

@@ -111,4 +111,4 @@ def test_on_a_terminal_it_tells_whom_it_waits_for_and_takes_that_back(desk: Desk
 
 def test_an_empty_uri_is_a_usage_error(desk: Desk) -> None:
     """libvirt would take it for its default."""
-    assert "the URI is empty" in one_error(listed(desk, "--uri", ""), 2)
+    assert "it is empty" in one_error(listed(desk, "--uri", ""), 2)

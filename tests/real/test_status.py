@@ -145,7 +145,7 @@ def test_history_of_no_guest_is_a_usage_error(world: World) -> None:
     world.fence("on", "nobody")
     result = world.show("history", "-H", "")
     assert (result.exit, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: the guest's name is empty.")
+    assert result.stderr.startswith("error: Invalid value for '-H' / '--guest': it is empty")
 
 
 def test_a_list_that_is_refused_names_the_hash(world: World) -> None:
@@ -270,7 +270,7 @@ def test_keygen_judges(tmp_path: Path, vmfence: CommandLine, content: bytes, war
     path.write_bytes(content)
     path.chmod(0o600)
     result = vmfence.run("host", "keygen", "--check", str(path))
-    assert result.exit == 0
+    assert result.exit == (1 if "known weak" in warning else 0)
     assert warning in result.stderr
     assert bool(warning) == bool(result.stderr)
 
@@ -292,6 +292,54 @@ def test_status_tells_what_was_changed_since_it_was_read(world: World) -> None:
     world.daemon.signal(signal.SIGHUP)
     world.daemon.wait_for_line("reloaded: ")
     assert world.status()["stale"] == []
+
+
+def test_status_tells_what_is_gone(world: World) -> None:
+    world.key.unlink()
+    assert world.status()["stale"] == [str(world.key)]
+    assert f"gone since the daemon read it: {world.key}; put it back" in world.show("status").stdout
+
+
+def test_status_tells_what_the_history_lacks(world: World) -> None:
+    state = world.folder / "state"
+    world.fence("off", "alpha")
+    assert "history:" not in world.show("status").stdout
+    state.rename(world.folder / "gone")
+    assert world.fence("on", "alpha").exit == 0
+    assert world.status()["history"] == {"lost": 1, "trouble": "No such file or directory"}
+    lost = "history: 1 records could not be written, the last one: No such file or directory"
+    assert lost in world.show("status").stdout
+    state.mkdir()
+    world.fence("off", "alpha")
+    assert "history: 1 records could not be written; it works again" in world.show("status").stdout
+    assert [event["action"] for event in world.history()] == ["off"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("host", "setup", "-f"),
+        ("host", "setup", "--uri"),
+        ("host", "setup", "--key-file"),
+        ("host", "configure", "-f"),
+        ("host", "configure", "--key-file"),
+        ("host", "daemon", "-f"),
+        ("host", "daemon", "-p"),
+        ("host", "list", "--uri"),
+        ("host", "list", "-f"),
+        ("host", "status", "-s"),
+        ("host", "history", "-f"),
+        ("host", "check", "-f"),
+        ("host", "keygen"),
+        ("guest", "list", "-T"),
+        ("cluster", "fence"),
+    ],
+)
+def test_empty_values_choose_nothing(vmfence: CommandLine, words: tuple[str, ...]) -> None:
+    """As of a variable that is not set."""
+    result = vmfence.run(*words, "")
+    assert (result.exit, result.stdout) == (2, "")
+    assert "it is empty" in result.stderr
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "fifo"])

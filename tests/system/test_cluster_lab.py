@@ -156,7 +156,7 @@ def killed(vmfence: CommandLine, tmp_path: Path) -> Iterator[str]:
         assert process.stdout is not None
         run_folder = process.stdout.readline().strip()
         assert run_folder
-        assert {"corosync", "pacemakerd", "libvirtd"} <= set(_processes_of(folder.name))
+        assert {"corosync", "pacemakerd", "libvirtd", "vmfence"} <= set(_processes_of(folder.name))
         process.kill()
     yield folder.name
     shutil.rmtree(run_folder)
@@ -169,10 +169,11 @@ def test_no_process_survives_the_one_of_the_tests(killed: str) -> None:
 
 
 def _processes_of(folder: str) -> list[str]:
-    """Return the names of all processes that see a mount of *folder*."""
+    """Return the names of all processes that see a mount of *folder*, or were started with it."""
     names = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended
-            if folder in (process / "mountinfo").read_text():
+            seen = (process / "mountinfo").read_bytes() + (process / "cmdline").read_bytes()
+            if os.fsencode(folder) in seen:
                 names.append((process / "comm").read_text().strip())
     return names

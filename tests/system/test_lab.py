@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from lab import requirements, wire
 from lab.hypervisor import RUNNING, Hypervisor
 from lab.net import HOST_IPV4, HOST_IPV6, Bridge
-from lab.process import Daemon, run_client
+from lab.process import Daemon, clean_environment, run_client
 from lab.reference import FENCE_VIRT, FENCE_XVM, config_text, fence_virtd, write_key
 from lab.waiting import LabError, wait_until
 
@@ -211,6 +214,21 @@ def test_stubborn_daemon_is_killed(tmp_path):
     with Daemon(["sh", "-c", script], tmp_path / "log") as daemon:
         daemon.wait_for_line("up")
         assert daemon.stop(timeout=0.2) == -signal.SIGKILL
+
+
+def test_a_daemon_ends_with_the_process_of_the_tests(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from lab.process import Daemon;"
+        "print(Daemon(['sleep', '1000'], Path(sys.argv[1])).start().pid, flush=True); sys.stdin.read()"
+    )
+    argv = [sys.executable, "-c", code, str(tmp_path / "log")]
+    env = clean_environment({"PYTHONPATH": str(Path(__file__).parents[1])})
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True) as tests:
+        pid = tests.stdout.readline().strip()
+        command = Path(f"/proc/{pid}/cmdline")
+        assert command.read_bytes().startswith(b"sleep")
+        tests.kill()
+    wait_until(lambda: not command.exists() or not command.read_bytes(), what="the end of the daemon")
 
 
 def test_daemon_ports_are_its_own(bridge, multicast, tcp):

@@ -21,7 +21,7 @@ from lab import machine as lab_machine
 from lab.hypervisor import Hypervisor
 from lab.machine import Bare, Machine
 from lab.net import Bridge
-from lab.ours import READY
+from lab.ours import READY, CommandLine, our_config
 from lab.process import Daemon, Result, clean_environment, run_client
 from lab.reference import FENCE_XVM, config_text, write_key
 from lab.waiting import wait_until
@@ -34,6 +34,7 @@ pytestmark = [
 GUESTS = ["vm-01", "vm-02"]
 KEY, CONFIG, OLD_CONFIG = "/etc/cluster/fence_xvm.key", "/etc/vmfence.conf", "/etc/fence_virt.conf"
 UNIT = "/etc/systemd/system/vmfence.service"
+MINE = "/srv/mine.conf"
 # Setup writes nowhere else.  Left out: what the check's request and a running daemon write themselves.
 WATCHED = ("/etc", "/usr/lib/systemd", "/srv")
 
@@ -503,10 +504,11 @@ def test_an_accept_behind_a_reject_opens_nothing(bare: Host) -> None:
     first = {
         "nft": f"{guard}; nft add rule inet guard in ct state vmap '{{ established : accept, invalid : drop }}';"
         "nft add rule inet guard in ip daddr 225.0.0.12 udp dport '{ 53, 1229 }' counter accept;"
+        "nft add rule inet guard in ip protocol igmp accept;"
         "nft add rule inet guard in iifname != lo reject",
         "iptables": "iptables -A INPUT -m conntrack --ctstate INVALID -j DROP;"
         "iptables -A INPUT -i br+ -p udp -m multiport --dports 53,1229 -m comment --comment 'a b' -j ACCEPT;"
-        "iptables -A INPUT ! -i lo -j REJECT",
+        "iptables -A INPUT -p igmp -j ACCEPT; iptables -A INPUT ! -i lo -j REJECT",
     }
     for rules, expected in ((late, "by hand"), (first, "unchanged")):
         for program, commands in rules.items():
@@ -527,3 +529,106 @@ def test_rules_that_cannot_be_read_are_no_proof(bare: Host) -> None:
 
 def _has_thread(pid: int) -> bool:
     return len(os.listdir(f"/proc/{pid}/task")) > 1
+
+
+# Where something is already: another configuration in service, another host, a rival.
+
+
+def add_groups(host: Host, config: str, groups: str) -> None:
+    host.machine.write(config, host.machine.path(config).read_text() + f"groups {{ {groups} }}\n")
+
+
+def test_a_plain_setup_keeps_the_configuration_of_the_service(host: Host) -> None:
+    """With its access rules, which the usual place knows nothing of."""
+    host.report("--config", MINE)
+    add_groups(host, MINE, f'group {{ ip = "{host.bridge.guests[0].ipv4}"; uuid = "vm-01"; }}')
+    report = host.report("--config", MINE)
+    assert report["steps"]["service"]["what"].startswith("restart") or report["changed"]
+    assert (host.seen(), host.seen(guest=1)) == (["vm-01"], [])
+    before = host.machine.tree("/etc", "/srv")
+    again = host.report()
+    assert not again["changed"] and MINE in again["steps"]["configuration"]["what"]
+    assert host.machine.tree("/etc", "/srv") == before and not host.machine.path(CONFIG).exists()
+    assert (host.seen(), host.seen(guest=1)) == (["vm-01"], [])
+    host.machine.path(MINE).rename(host.machine.path("/srv/moved.conf"))
+    done = host.setup()
+    assert done.exit == 1 and f"the configuration of the service, {MINE}, is gone" in done.stderr
+    assert not host.machine.path(CONFIG).exists()
+
+
+def test_the_keys_of_groups_are_named_and_tried(host: Host) -> None:
+    host.report()
+    host.machine.write("/etc/cluster/a.key", os.urandom(64))
+    groups = 'group { name = "A"; ip = "10.88.0.0/16"; key_file = "/etc/cluster/a.key"; uuid = "vm-01"; }'
+    groups += ' group { name = "B"; ip = "10.88.0.0/16"; key_file = "/etc/cluster/bb.key"; uuid = "vm-02"; }'
+    add_groups(host, CONFIG, groups)
+    done = host.setup("--json")
+    assert done.exit == 0, done
+    found = json.loads(done.stdout)
+    [made] = [step for step in found["steps"] if step["step"] == "key" and step["state"] == "done"]
+    assert "bb.key" in made["what"] and "is the path right?" in made["notes"][0]
+    check = found["steps"][-1]
+    for key, shown in ((KEY, "0 guests"), ("/etc/cluster/a.key", "1 guest"), ("/etc/cluster/bb.key", "1 guest")):
+        assert f"by {key} with {shown}" in check["what"]
+    assert found["next"] == [f"fence_xvm -o list -k /etc/cluster/{name}.key" for name in ("a", "bb")]
+
+
+@pytest.fixture
+def other_host(host: Host, vmfence: CommandLine, tmp_path: Path) -> Iterator[None]:
+    """Another host on the bridge, with the key of ours and a guest of its own; it knows no rules for us."""
+    host.report()
+    folder = tmp_path / "other"
+    folder.mkdir()
+    key = write_key(folder / "key", host.machine.path(KEY).read_bytes())
+    listeners: dict[str, dict[str, object]] = {"multicast": {"interface": "eth0"}}
+    config = our_config(folder, "test:///default", key, listeners=listeners)
+    with vmfence.daemon(config, host.bridge.guests[1]):
+        yield
+
+
+def test_another_host_with_the_same_key_is_told_every_time(host: Host, other_host: None) -> None:
+    for _ in range(5):
+        check = host.report()["steps"]["check"]
+        assert "answers with 2 guests" in check["what"]
+        [note] = check["notes"]
+        assert note.startswith(f"{host.bridge.guests[1].ipv4} answers too") and "test" in note
+    config = host.machine.path(CONFIG).read_text()
+    host.machine.write(CONFIG, config.replace("fence_virtd {", 'fence_virtd { unknown_guest = "ignore";'))
+    check = host.report()["steps"]["check"]
+    assert "answers with 2 guests" in check["what"] and not check["notes"]
+
+
+def test_output_that_nobody_takes_stops_nothing(host: Host) -> None:
+    machine = host.machine
+    for where in ("| true; exit ${PIPESTATUS[0]}", ">/dev/full"):
+        done = machine.run("bash", "-c", f"{host._vmfence} host setup {where}")
+        assert done.exit == 1 and "error: not all output could be written." in done.stderr, done
+        assert "all steps were carried out" in done.stderr and done.stderr.count("\n") == 1
+        assert machine.property("ActiveState") == "active" and host.seen() == GUESTS
+        machine.ok("systemctl", "stop", "vmfence")
+        machine.ok("rm", CONFIG, KEY, UNIT)
+
+
+def test_a_masked_service_is_told(host: Host) -> None:
+    host.machine.ok("systemctl", "mask", "vmfence")
+    done = host.setup()
+    assert done.exit == 1 and "systemctl unmask vmfence.service" in done.stderr
+    host.machine.ok("systemctl", "unmask", "vmfence")
+    assert host.report()["steps"]["service"]["state"] == "done"
+
+
+def test_a_fence_virtd_at_another_port_is_not_in_the_way(host: Host) -> None:
+    key = "/etc/cluster/other.key"
+    host.machine.write(key, os.urandom(64))
+    text = config_text("multicast", "qemu:///system", Path(key), interface="br0", port=1300)
+    host.machine.write("/srv/other.conf", text)
+    host.machine.ok("systemd-run", "fence_virtd", "-F", "-f", "/srv/other.conf", "-p", "/run/other.pid")
+    wait_until(lambda: host.machine.run("pgrep", "fence_virtd").exit == 0, what="fence_virtd")
+    step = host.report()["steps"]["fence_virtd"]
+    assert step["state"] == "unchanged" and step["notes"]
+    assert host.seen() == GUESTS
+
+
+def test_a_dry_run_sees_that_no_configuration_can_be_put_there(bare: Host) -> None:
+    done = bare.setup("--dry-run", "--no-service", "--config", "/nowhere/own.conf")
+    assert done.exit == 1 and "there is no folder /nowhere" in done.stderr

@@ -63,6 +63,7 @@ class FakeWatch:
 
     def __init__(self, *guests: LiveGuest) -> None:
         self.changed: Callable[[], None] = lambda: None
+        self.heard: Callable[[], None] = lambda: None
         self.running = {guest.uuid: guest for guest in guests}
         self.looked_at: list[str] = []
         self.silent = ""

@@ -53,7 +53,7 @@ def test_what_is_no_group(family: str, address: str) -> None:
 
 def test_without_time_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A deadline that is over before the first copy is an answer of its own, no defect."""
-    monkeypatch.setattr(multicast, "_send", lambda *_: pytest.fail("sent"))
+    monkeypatch.setattr(multicast, "send", lambda *_: pytest.fail("sent"))
     began = time.monotonic()
     with pytest.raises(NoAnswer):
         ask(

@@ -174,6 +174,30 @@ def test_guest_called_like_the_uuid_of_another() -> None:
     assert made == f"n1:{UUIDS[0]};n2:b"
 
 
+@pytest.mark.parametrize("name", ["n2", "N2"])
+def test_guest_called_like_another_node(name: str) -> None:
+    """Pacemaker would fence it for that node too, when another device is for that one."""
+    assert planned(names={"n1": name}).device.options["pcmk_host_map"] == f"n1:{UUIDS[0]}"
+    assert planned(names={"n1": "N1"}).device.options["pcmk_host_map"] == "n1:N1"
+    unseen = [Pair("n1", Record(name, "", 0), "given", name)]
+    with pytest.raises(VmfenceError, match="another node has that name"):
+        make_plan(Spec("f"), unseen, [], Cluster(cib(), V21), Pcs((0, 11)))
+
+
+def test_name_that_is_no_port_is_refused_with_its_character() -> None:
+    for name, character in (("a b", "' '"), ("-a", "'-'"), ("a;b", "';'")):
+        with pytest.raises(VmfenceError) as caught:
+            make_plan(
+                Spec("f"), [Pair("n1", Record(name, "", 0), "given", name)], [], Cluster(cib(), V21), Pcs((0, 11))
+            )
+        assert character in str(caught.value)
+
+
+def test_id_of_the_properties_is_no_name() -> None:
+    with pytest.raises(VmfenceError, match="is taken"):
+        planned(Spec("cib-bootstrap-options"))
+
+
 def test_uuid_stays_where_it_was_given() -> None:
     plan = make_plan(Spec("f"), *pairs({"n1": "a"}, UUIDS[0]), Cluster(cib(), V21), Pcs((0, 11)))
     assert plan.device.options["pcmk_host_map"] == f"n1:{UUIDS[0]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable
 
@@ -12,6 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from vmfence import diagnose
 from vmfence.cli import checking
 from vmfence.diagnose import Report, gather, judge
 from vmfence.errors import DeadlineExceeded, UsageError, VmfenceError
@@ -109,10 +111,11 @@ def shown(report: Report, *, quiet: bool = False, as_json: bool = False) -> Resu
     return CliRunner().invoke(command, color=True)
 
 
-def report(*severities: Severity) -> Report:
+def report(*severities: Severity, gone: VmfenceError | None = None, only: tuple[str, ...] = ()) -> Report:
     faults = [Fault(severity, "n1", f"a {severity}", "seen", "do this") for severity in severities]
     missing = check("unknown", needs=("gone",))
-    return judge([check("fine"), check("bad", *faults), missing], SimpleNamespace(gone=VmfenceError("no answer")))
+    facts = SimpleNamespace(gone=gone or VmfenceError("no answer"))
+    return judge([check("fine"), check("bad", *faults), missing], facts, only)
 
 
 def test_one_line_for_each_check_and_the_remedy_below() -> None:
@@ -130,7 +133,17 @@ def test_one_line_for_each_check_and_the_remedy_below() -> None:
 def test_quiet_shows_warnings_and_errors_alone() -> None:
     assert "a note" not in shown(report(NOTE), quiet=True).output
     assert click.unstyle(shown(report(WARNING), quiet=True).output).startswith("warning  bad")
-    assert shown(report(), quiet=True).output == ""
+    assert shown(report(gone=NotAsked("not wanted")), quiet=True).output == ""
+
+
+def test_what_is_not_judged_is_no_success() -> None:
+    """Unless it was left out on purpose."""
+    unknown, left_out = report(), report(gone=NotAsked("not wanted"))
+    assert click.unstyle(shown(unknown, quiet=True).output) == "unknown  unknown: not judged, no answer\n"
+    assert (checking.exit_code(unknown, False), checking.exit_code(unknown, True)) == (0, 1)
+    assert (checking.exit_code(left_out, False), checking.exit_code(left_out, True)) == (0, 0)
+    assert checking.exit_code(report(only=("unknown",)), False) == 1
+    assert checking.exit_code(report(only=("fine",)), True) == 0
 
 
 def test_foreign_text_does_not_reach_the_terminal() -> None:
@@ -171,11 +184,54 @@ def test_json_holds_all() -> None:
     ("severity", "lenient", "strict"), [(NOTE, 0, 0), (WARNING, 0, 1), (ERROR, 1, 1)], ids=["note", "warning", "error"]
 )
 def test_exit_codes(severity: Severity, lenient: int, strict: int) -> None:
-    assert checking.exit_code(report(severity), False) == lenient
-    assert checking.exit_code(report(severity), True) == strict
-    assert checking.exit_code(report(), True) == 0
+    found = report(severity, only=("fine", "bad"))
+    assert checking.exit_code(found, False) == lenient
+    assert checking.exit_code(found, True) == strict
 
 
 def test_an_unknown_code_is_told_with_the_nearest_one() -> None:
     with pytest.raises(UsageError, match="did you mean disk-full"):
         checking.known([check("disk-full")], "disk-ful")
+
+
+# Mending
+
+
+def to_mend(*fixes: tuple[str, ...] | None) -> Report:
+    checks = [check(f"bad-{number}", Fault(ERROR, "n1", "bad", fix=fix)) for number, fix in enumerate(fixes)]
+    return judge(checks, SimpleNamespace())
+
+
+def test_each_safe_remedy_is_run_once_and_others_never(tmp_path: Path) -> None:
+    made, other = ("mkdir", str(tmp_path / "made")), ("mkdir", str(tmp_path / "made/in it"))
+    wanted = diagnose.fixable(to_mend(made, None, other, made))
+    assert [one.fault.fix for one in wanted] == [made, other]
+    assert [error for _, error in diagnose.mend(wanted)] == [None, None]
+    assert (tmp_path / "made/in it").is_dir()
+
+
+def test_a_remedy_that_fails_is_told_and_the_next_is_run(tmp_path: Path) -> None:
+    wanted = diagnose.fixable(to_mend(("false",), ("no-such-program",), ("mkdir", str(tmp_path / "made"))))
+    assert [error is None for _, error in diagnose.mend(wanted)] == [False, False, True]
+    assert (tmp_path / "made").is_dir()
+
+
+def mended(report: Report, yes: bool) -> Result:
+    @click.command()
+    def command() -> None:
+        try:
+            click.echo(checking.mend(report, yes))
+        except VmfenceError as error:
+            click.echo(f"refused: {error}")
+
+    return CliRunner().invoke(command)
+
+
+def test_what_is_run_and_what_is_left_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    refused = mended(to_mend(("mkdir", str(folder)), None), False).output
+    assert f"to be run: mkdir {folder}" in refused and "refused: nothing was changed" in refused
+    assert "left to you, since it takes a decision: bad-1" in refused and not folder.exists()
+    done = mended(to_mend(("mkdir", str(folder)), None), True).output
+    assert f"mkdir {folder}: done" in done and done.endswith("True\n") and folder.is_dir()
+    assert mended(to_mend(None), True).output.endswith("False\n")

@@ -37,6 +37,41 @@ def test_events_survive_a_restart_in_order(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / history.FILE_NAME).stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("name", ["elsewhere", None])
+def test_what_was_moved_or_removed_is_begun_anew(tmp_path: Path, name: str | None) -> None:
+    writer = History(str(tmp_path))
+    writer.add(event(0))
+    path = tmp_path / history.FILE_NAME
+    path.rename(tmp_path / name) if name else path.unlink()
+    writer.add(event(1))
+    writer.add(event(2))
+    assert kept(tmp_path) == ["guest-1", "guest-2"]
+    writer.close()
+
+
+def test_a_folder_that_is_gone_is_an_error_until_it_is_back(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    writer = History(str(folder))
+    folder.rename(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError):
+        writer.add(event(0))
+    folder.mkdir()
+    writer.add(event(1))
+    writer.close()
+    assert kept(folder) == ["guest-1"]
+
+
+def test_a_record_is_on_the_disk_before_it_counts_as_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(history.os, "fdatasync", lambda file: synced.append(os.fstat(file).st_size))
+    writer = History(str(tmp_path))
+    for number in range(2):
+        writer.add(event(number))
+        assert synced[number:] == [(tmp_path / history.FILE_NAME).stat().st_size]
+    writer.close()
+
+
 @pytest.mark.parametrize("cut", range(1, 40))
 def test_a_torn_last_line_costs_itself_alone(tmp_path: Path, cut: int) -> None:
     writer = History(str(tmp_path))

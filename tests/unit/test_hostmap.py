@@ -144,3 +144,10 @@ def test_delays(text: str, version: tuple[int, ...], delays: tuple[float, ...]) 
 )
 def test_delays_that_do_not_work_are_told(text: str, version: tuple[int, ...], fault: str) -> None:
     assert fault in "; ".join(hostmap.parse_delay_map(text, version).faults)
+
+
+@pytest.mark.parametrize("version", [(1, 1, 23), (2, 1, 5), (3, 0, 2)])
+def test_ports_are_names_of_nodes_too_unless_the_map_names_the_node(version: tuple[int, ...]) -> None:
+    found = Device("f", "fence_xvm", {"pcmk_host_map": "n1:n2;n3:n1", "pcmk_host_list": "n4"}, {}, ())
+    assert dict(hostmap.targets_of(found, version)) == {"n2": "n2", "n1": "n2", "n4": "n4", "n3": "n1"}
+    assert "n2" not in hostmap.ports_of(found, version)

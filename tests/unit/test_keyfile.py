@@ -125,6 +125,27 @@ def test_a_key_that_is_there_is_kept_with_the_advice_to_force(path: Path) -> Non
     assert path.read_bytes() == KEY
 
 
+@pytest.mark.parametrize("replace", [False, True])
+def test_nothing_but_a_file_is_ever_replaced(path: Path, tmp_path: Path, replace: bool) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(KeyFileError, match="is no regular file"):
+        keyfile.create(str(path), replace=replace)
+    assert path.is_symlink() and not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root gives a file to a group that it is not in")
+def test_a_group_that_may_read_it_is_told(path: Path) -> None:
+    path.write_bytes(os.urandom(64))
+    path.chmod(0o640)
+    os.chown(path, -1, 0)
+    assert not keyfile.judge(str(path))
+    os.chown(path, -1, 65534)
+    assert [str(found) for found in keyfile.judge(str(path))] == [
+        "the key's group may read it. gid 65534. see who is in it."
+    ]
+
+
 def test_no_descriptor_is_left_open(path: Path, tmp_path: Path) -> None:
     before = os.listdir("/proc/self/fd")
     keyfile.read(str(path))

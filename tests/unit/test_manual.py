@@ -45,10 +45,12 @@ from vmfence.config.settings import (
 )
 from vmfence.diagnose import Report
 from vmfence.findings import ERROR, Fault, Finding
+from vmfence.guest.checks import CHECKS as GUEST_CHECKS
 from vmfence.host import unit
 from vmfence.host.assemble import NetworkSettings
 from vmfence.host.backends.inventory import DEFAULT_URI, GuestFacts, Inventory
-from vmfence.host.setup import State, Step
+from vmfence.host.checks import CHECKS as HOST_CHECKS
+from vmfence.host.steps import State, Step
 from vmfence.protocol import reply
 
 FOLDER = Path(__file__).parent.parent.parent / "man"
@@ -447,9 +449,19 @@ def test_proposals_of_the_wizard() -> None:
         assert f"proposed: {proposal}" in documented[frozenset({option})], option
 
 
+def test_every_check_of_the_host_and_no_other() -> None:
+    documented = [(entry.head, entry.body) for entry in entries(part(source(HOST), "Sh", "CHECKS"))]
+    assert documented == [(check.code, check.title) for check in HOST_CHECKS]
+
+
 def test_every_check_of_the_cluster_and_no_other() -> None:
     documented = [(entry.head, entry.body) for entry in entries(part(source(CLUSTER), "Sh", "CHECKS"))]
     assert documented == [(check.code, check.title) for check in CHECKS]
+
+
+def test_every_check_of_a_guest_and_no_other() -> None:
+    documented = [(entry.head, entry.body) for entry in entries(part(source(COMMAND), "Sh", "GUEST CHECKS"))]
+    assert documented == [(check.code, check.title) for check in GUEST_CHECKS]
 
 
 def test_every_property_of_the_cluster_and_no_other() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vmfence.cluster.matching import Machine, Matching, match, parse_map
+from vmfence.cluster.matching import Machine, Matching, match, parse_map, stopped
 from vmfence.errors import UsageError
-from vmfence.protocol.reply import Record
+from vmfence.protocol.reply import Record, State
 
 
 def guest(name: str, number: int) -> Record:
@@ -158,3 +158,13 @@ def test_map_of_pairs() -> None:
 def test_bad_map(texts: list[str]) -> None:
     with pytest.raises(UsageError):
         parse_map(texts)
+
+
+def test_node_that_is_online_is_no_guest_that_is_off() -> None:
+    off = Record("n1", ALPHA.uuid, State.SHUT_OFF)
+    found = match(["n1", "n2"], [off, guest("n2", 2), GAMMA], {})
+    [fault] = stopped(found.pairs, [off, guest("n2", 2), GAMMA], ["N1", "n2"])
+    assert "node 'n1' is online, and guest 'n1' (equal name) is not running" in str(fault)
+    assert f"those that run and no node has: gamma ({GAMMA.uuid})" in str(fault)
+    assert "--map n1:GUEST" in str(fault) and "--force" in str(fault)
+    assert not list(stopped(found.pairs, [off], ["n2"]))

@@ -54,6 +54,36 @@ def test_what_is_wrong() -> None:
     )
 
 
+def test_two_devices_that_lead_to_different_guests() -> None:
+    other = device("g", pcmk_host_map="n1:c")
+    guests = [A, B, Record("c", "88000000-0000-4000-8000-00000000000c", State.RUNNING)]
+    answers = {"f": guests, "g": guests}
+    found = rows(cib(device(**BOTH), other), V21, answers)
+    assert problems(found) == ["another device leads to another guest"] * 2 + ["the guest is not running"]
+    found = rows(cib(device(**BOTH), replace(other, is_disabled=True)), V21, answers)
+    assert problems(found)[0] == ""
+
+
+def test_node_that_the_map_names_twice() -> None:
+    found = rows(cib(device(pcmk_host_map="n1:b;n2:b;n1:a")), V21, {"f": [A, B]})
+    assert (found[0].guest, found[0].problem) == (A, "the map names it 2 times, and only the last one counts")
+
+
+def test_guest_that_is_called_like_another_node() -> None:
+    """Pacemaker takes the ports of a map for names of nodes."""
+    guest = replace_name(A, "N2")
+    found = rows(cib(device(pcmk_host_map="n1:N2")), V21, {"f": [guest]})
+    assert [(row.node, row.how, row.port) for row in found] == [("n1", "map", "N2"), ("n2", "port", "n2")]
+    assert problems(found)[1] == "no device names it, and the guest of another node has its name"
+    assert (
+        problems(rows(cib(device(pcmk_host_map="n1:n2;n2:n1")), V21, {"f": []})) == ["the host shows no such guest"] * 2
+    )
+
+
+def replace_name(guest: Record, name: str) -> Record:
+    return Record(name, guest.uuid, guest.state)
+
+
 def test_other_agents_are_not_asked() -> None:
     found = rows(cib(device(agent="fence_ipmilan", pcmk_host_list="n1,n2")), V21, {})
     assert problems(found)[0] == "not asked: fence_ipmilan has no host that shows guests"
@@ -82,6 +112,26 @@ def test_question_of_a_device() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "agent", "way"),
+    [
+        ({}, "fence_vmfence", "multicast default group port 1229"),
+        ({}, "fence_virt", "VM channel 10.0.2.179 port 1229"),
+        ({"vsock": ""}, "fence_vmfence", "vsock CID 2 port 1229"),
+        ({"vsock": "7", "ipaddr": "10.0.0.1"}, "fence_virt", "vsock CID 7 port 1229"),
+        ({"vsock": "7"}, "fence_xvm", "multicast default group port 1229"),
+        ({"ipaddr": "10.0.0.1", "serial_device": "/dev/ttyS1"}, "fence_virt", "TCP 10.0.0.1 port 1229"),
+        ({"serial_device": "/dev/ttyS2"}, "", "serial line /dev/ttyS2"),
+        ({"channel_address": "10.0.2.180"}, "fence_vmfence", "VM channel 10.0.2.180 port 1229"),
+        ({"transport": "virtio"}, "fence_vmfence", "virtio port /dev/virtio-ports/org.vmfence.0"),
+        ({"transport": "serial"}, "fence_vmfence", "serial line /dev/ttyS1"),
+        ({"transport": "auto"}, "fence_vmfence", "the first way that leads to a host"),
+    ],
+)
+def test_the_way_is_that_of_the_agent(options: dict[str, str], agent: str, way: str) -> None:
+    assert str(inquiry_of(options, agent)) == way
+
+
+@pytest.mark.parametrize(
     ("options", "agent"),
     [
         ({"ipport": "0"}, ""),
@@ -92,9 +142,9 @@ def test_question_of_a_device() -> None:
         ({"ip_family": "ipx"}, ""),
         ({"timeout": "soon"}, ""),
         ({"timeout": "0"}, ""),
-        ({"serial_device": "/dev/ttyS1"}, "fence_vmfence"),
-        ({"vsock": "2"}, ""),
-        ({}, "fence_virt"),
+        ({"vsock": "1"}, ""),
+        ({"vsock": "host"}, ""),
+        ({"transport": "pigeon"}, ""),
     ],
 )
 def test_question_that_cannot_be_put(options: dict[str, str], agent: str) -> None:
@@ -128,6 +178,10 @@ def test_a_device_that_asks_its_agent_counts_where_the_fencer_says_so() -> None:
     devices = device(**BOTH), device("g", pcmk_host_check="dynamic-list")
     assert lost("f", *devices).bare == ("n1", "n2")
     assert lost("f", *devices, fencer={"n1": ("f", "g"), "n2": ("f",)}).bare == ("n2",)
+
+
+def test_a_guest_that_is_called_like_another_node_covers_that_node() -> None:
+    assert lost("f", device(pcmk_host_map="n1:N2")) == Loss(("n1", "n2"), ("n1", "n2"))
 
 
 def test_levels() -> None:

@@ -158,3 +158,12 @@ def test_a_disk_that_is_full_leaves_the_old_record(path: Path, monkeypatch: pyte
     monkeypatch.undo()
     assert proofs.read(str(path)) == (PROVEN,)
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_what_is_known_at_the_end_takes_the_place_of_what_was_known_before(path: Path) -> None:
+    add(path, FAILED)
+    with proofs.keep(str(path)) as record:
+        record.add(replace(FAILED, reason="interrupted"))
+        assert proofs.load(str(path))["n2"].reason == "interrupted"
+        record.replace(PROVEN)
+    assert proofs.read(str(path)) == (FAILED, PROVEN)

@@ -14,15 +14,17 @@ from typing import Callable
 
 import pytest
 
-from vmfence.cluster import fencing, prove, votes, watch
+from vmfence.cluster import fencing, prove, targets, verdict, votes, watch
 from vmfence.cluster.cib import Cib, Device, Level, Node
 from vmfence.cluster.fencer import FencingEvent
-from vmfence.cluster.fencing import Attempt, Fencing, Means, Target
+from vmfence.cluster.fencing import Fencing
+from vmfence.cluster.means import Means
 from vmfence.cluster.pacemaker import Pacemaker
 from vmfence.cluster.pcs import Pcs
 from vmfence.cluster.proofs import Proof
-from vmfence.cluster.prove import Ready, Rehearsal
+from vmfence.cluster.prove import Rehearsal
 from vmfence.cluster.status import NodeStatus, Status
+from vmfence.cluster.targets import Survey, Target
 from vmfence.cluster.votes import Votes
 from vmfence.cluster.watch import Course, Look, Sight
 from vmfence.errors import ClusterUnreachable, DeadlineExceeded, UsageError, VmfenceError
@@ -75,6 +77,7 @@ class World(Pacemaker):
         self.cib = CIB
         self.devices: tuple[str, ...] = ("fence",)
         self.is_readable = True
+        self.uuids: dict[str, str] = {}  # of guests under another name
         self.joins = {1: 1, 2: 1, 3: 1}
         self.votes: Votes | None = THREE_VOTES
         self._plan: list[tuple[float, int, Callable[[], None]]] = []
@@ -122,7 +125,9 @@ class World(Pacemaker):
         since = self.now - self.began
         if self.began and begin <= since < end:
             self.sleep(end - since)
-        return self.power[guest]
+        shown = self.power[guest]
+        is_shown = shown.sight not in (Sight.SILENT, Sight.ABSENT)
+        return replace(shown, uuid=self.uuids.get(guest, guest) if is_shown else "")
 
     def count_votes(self) -> Votes:
         if self.votes is None:
@@ -178,7 +183,8 @@ class World(Pacemaker):
     def _tell(self, node: str, action: str) -> None:
         if self.nature.event:
             at = f"2026-11-23 12:00:{len(self.events):02} +00:00"
-            event = FencingEvent(self.nature.event, action, node, "pcs", "n1", "n3", at, self.nature.reason)
+            client = "stonith_admin.77"
+            event = FencingEvent(self.nature.event, action, node, client, "n1", "n3", at, self.nature.reason)
             self.events.insert(0, event)
 
 
@@ -197,16 +203,11 @@ class Command:
 
 def fence(world: World, is_off: bool = False, timeout_s: float = 300.0) -> Fencing:
     means = world.means()
-    target, before = fencing.first_shown(fencing.locate("n2", world.cib, world), means)
-    attempt = Attempt(target, is_off, before, means)
-    attempt.run(timeout_s)
-    if not is_off:
-        attempt.await_start()
-    return attempt.result()
+    return fencing.fence(targets.survey("n2", means), is_off, means, lambda _: None, timeout_s)
 
 
 def faults(world: World, is_off: bool = False) -> str:
-    return "; ".join(fencing.faults(fence(world, is_off)))
+    return "; ".join(verdict.faults(fence(world, is_off)))
 
 
 # One fencing
@@ -215,7 +216,7 @@ def faults(world: World, is_off: bool = False) -> str:
 def test_a_reboot_that_cluster_and_host_saw() -> None:
     world = World()
     found = fence(world)
-    assert fencing.faults(found) == fencing.notes(found) == ()
+    assert verdict.faults(found) == verdict.notes(found) == ()
     assert world.commands == [["pcs", "stonith", "fence", "n2"]]
     assert found.course.off_s == pytest.approx(0.5, abs=0.1)
     assert found.course.back_s == pytest.approx(1.0, abs=0.1)
@@ -238,7 +239,7 @@ def test_a_reboot_may_be_too_fast_for_more_than_a_halt() -> None:
     world = World()
     halted(world)
     found = fence(world)
-    assert fencing.faults(found) == ()
+    assert verdict.faults(found) == ()
     assert found.course.off_s is None
     assert found.course.down_s == pytest.approx(0.5, abs=0.1)
 
@@ -280,8 +281,8 @@ def test_whoever_tells_another_story_is_named(nature: Nature, fault: str) -> Non
 
 def test_a_guest_seen_off_although_the_command_failed_is_told() -> None:
     found = fence(World(Nature(status=1)))
-    assert fencing.faults(found)
-    assert "seen off all the same" in fencing.notes(found)[0]
+    assert verdict.faults(found)
+    assert "seen off all the same" in verdict.notes(found)[0]
 
 
 def test_a_guest_that_only_vanished_from_the_list_is_no_proof() -> None:
@@ -335,13 +336,180 @@ def test_nothing_is_begun_while_a_fencing_is_pending() -> None:
 def test_a_guest_that_was_off_proves_nothing_and_is_no_fault() -> None:
     world = World()
     world.power["lab-n2"] = IS_OFF
+    unwell("n2", is_online=False)(world)
     found = fence(world, is_off=True)
-    assert fencing.faults(found) == ()
-    assert "was off already" in fencing.notes(found)[0]
+    assert verdict.faults(found) == ()
+    assert "was off already" in verdict.notes(found)[0]
+
+
+def test_a_guest_that_is_off_while_its_node_is_online_is_another_ones() -> None:
+    for is_off in (True, False):
+        world = World()
+        world.power["lab-n2"] = IS_OFF
+        seen = targets.survey("n2", world.means())
+        assert "n2 is online in the cluster, but guest lab-n2 of device fence is off" in seen.contradiction()
+        found = fence(world, is_off)
+        assert "so it is not its guest" in "; ".join(verdict.faults(found))
+        assert verdict.notes(found) == ()
+
+
+def test_a_guest_that_was_off_and_stays_so_is_not_rebooted() -> None:
+    world = World(Nature(off_s=None, on_s=None))
+    world.power["lab-n2"] = IS_OFF
+    unwell("n2", is_online=False)(world)
+    assert "was off before, and was not seen running after that: shut off" in faults(world)
+    world.nature.on_s = 1.0
+    assert faults(world) == ""
+
+
+def test_who_goes_off_at_the_question_did_not_go_down() -> None:
+    """The survey is older than the first look: that one counts."""
+    world = World(Nature(off_s=None))
+    seen = targets.survey("n2", world.means())
+    world.power["lab-n2"] = IS_OFF
+    found = fencing.fence(seen, True, world.means(), lambda _: None)
+    assert found.course.off_s is None
+    assert verdict.faults(found)
+
+
+def unseen(world: World) -> World:
+    """Let the host be blind while it reboots, as fence_virtd is, and corosync count the join."""
+    world.nature.blind = (0.4, 2.5)
+    world._after(4.0, lambda: world.joins.update({2: 2}))
+    return world
+
+
+def test_a_reboot_that_the_host_cannot_show_is_judged_by_the_cluster() -> None:
+    found = fence(unseen(World()))
+    assert verdict.faults(found) == ()
+    assert "judged by the cluster: the node left it and joined anew" in verdict.notes(found)[0]
+    assert verdict.as_dict(found)["rejoined_s"] > 2.5
+
+
+def panics(world: World) -> None:
+    world.cib = replace(CIB, properties={"fence-reaction": "panic"})
+
+
+def no_new_join(world: World) -> None:
+    world.joins = {}
+
+
+def off_the_cluster(world: World) -> None:
+    unwell("n2", is_online=False)(world)
+
+
+def stays_away(world: World) -> None:
+    world.nature.back_s = None
+
+
+@pytest.mark.parametrize("change", [panics, no_new_join, off_the_cluster, stays_away])
+def test_where_the_cluster_proves_nothing_a_way_out_is_named(change: Callable[[World], None]) -> None:
+    world = unseen(World())
+    change(world)
+    assert "an off is seen for sure: vmfence cluster fence --off n2" in faults(world)
+
+
+def test_an_on_or_another_fencing_is_no_evidence() -> None:
+    world = World(Nature(event=""))
+    for action, client in (("on", "stonith_admin.77"), ("off", "pacemaker-controld.5")):
+        event = FencingEvent("success", action, "n2", client, "n1", "n1", "2026-11-23 12:00:00 +00:00")
+        world._after(0.5, lambda event=event: world.events.append(event))  # type: ignore[misc]
+        assert ("no new event" in faults(world)) is (action == "on")
+
+
+def test_our_own_event_counts_before_that_of_another() -> None:
+    world = World(Nature(event="failed"))
+    other = FencingEvent("success", "reboot", "n2", "pacemaker-controld.5", "n3", "n3", "2026-11-23 12:09:00 +00:00")
+    world._after(0.7, lambda: world.events.append(other))
+    assert "history calls it failed" in faults(world)
+
+
+def test_a_reboot_may_stand_in_the_history_as_an_off() -> None:
+    world = World()
+    tell = world._tell
+    world._tell = lambda node, action: tell(node, "off")  # type: ignore[method-assign]
+    assert faults(world) == ""
+    world._tell = lambda node, action: tell(node, "reboot")  # type: ignore[method-assign]
+    assert "no new event" in faults(world, is_off=True)
+
+
+def several(world: World, guest: str, uuid: str, agent: str = "fence_vmfence") -> World:
+    """Let a second device lead n2 to *guest*."""
+    other = replace(DEVICE, id="second", agent=agent, options={"pcmk_host_map": f"n2:{guest}"})
+    world.cib, world.devices = replace(CIB, devices=(DEVICE, other)), ("fence", "second")
+    world.power.setdefault(guest, RUNNING)
+    world.uuids[guest] = uuid
+    return world
+
+
+def test_devices_that_lead_to_different_guests_prove_nothing() -> None:
+    world = several(World(), "lab-n3", "lab-n3")
+    found = fence(world)
+    assert [target.guest for target, _ in found.watched] == ["lab-n2", "lab-n3"]
+    assert "lead to different guests" in "; ".join(verdict.faults(found))
+    assert "lab-n3 (not seen off, is running)" in "; ".join(verdict.faults(found))
+    with pytest.raises(VmfenceError, match="do not all lead to one guest: fence: guest lab-n2 .* second: guest lab-n3"):
+        prepare(several(World(), "lab-n3", "lab-n3"))
+
+
+def test_of_different_guests_the_one_that_went_down_is_told_first() -> None:
+    world = several(World(), "lab-n3", "lab-n3")
+    world._switch_off = lambda node: world.power.update({"lab-n3": IS_OFF})  # type: ignore[method-assign]
+    world._switch_on = lambda node: world.power.update({"lab-n3": RUNNING})  # type: ignore[method-assign]
+    shown = verdict.as_dict(fence(world))
+    assert (shown["guest"]["name"], shown["other_guests"][0]["name"]) == ("lab-n3", "lab-n2")
+    assert not shown["is_proven"]
+
+
+def test_two_names_of_one_guest_are_one_guest() -> None:
+    world = several(World(), "88000000-a", "lab-n2")
+    world.power["88000000-a"] = RUNNING
+    assert faults(world) == ""
+    proof = hold(several(World(), "88000000-a", "lab-n2", "fence_xvm"))
+    assert proof.is_proven
+    assert (proof.device, proof.agent) == ("fence or second", "fence_vmfence or fence_xvm")
+
+
+def test_a_device_that_leads_nowhere_forbids_a_rehearsal() -> None:
+    world = several(World(), "gone", "")
+    world.power["gone"] = ABSENT
+    with pytest.raises(VmfenceError, match=r"second: guest gone \(not in the host's list at the host\)"):
+        prepare(world)
+
+
+def test_a_device_of_another_kind_may_have_done_it() -> None:
+    proof = hold(several(World(), "lab-n2", "lab-n2", "fence_ipmilan"))
+    assert (proof.device, proof.is_proven) == ("fence or second", True)
+
+
+def test_trouble_with_this_machine_in_the_middle_is_a_fault_and_the_guest_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The guest is off already when the descriptors, or the memory, run out."""
+    world = World()
+    start = world.start
+
+    @contextmanager
+    def fail(argv: list[str], log_path: str, environment: Mapping[str, str] | None) -> Iterator[Command]:
+        with start(argv, log_path, environment) as command:
+            if argv[0] == "pcs":
+                world.sleep(1.0)
+                raise OSError(24, "Too many open files")
+            yield command
+
+    monkeypatch.setattr(world, "start", fail)
+    proof = hold(world, prove.OFF)
+    assert "cannot run pcs. Too many open files" in proof.reason
+    assert world.power["lab-n2"] is RUNNING
+
+
+def test_a_folder_for_temporary_files_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    assert hold(World()).is_proven
 
 
 def test_a_result_is_fit_for_json() -> None:
-    shown = fencing.as_dict(fence(World()))
+    shown = verdict.as_dict(fence(World()))
     assert (shown["node"], shown["is_proven"], shown["guest"]["before"]) == ("n2", True, "running")
     assert [each["seen"] for each in shown["guest"]["seen"]] == ["running", "off", "running"]
 
@@ -349,19 +517,27 @@ def test_a_result_is_fit_for_json() -> None:
 # How a node is fenced
 
 
+def test_a_remedy_names_the_port_of_the_device_and_not_one_of_the_moment() -> None:
+    world = World()
+    world.power["lab-n2"] = SILENT
+    with pytest.raises(VmfenceError) as caught:
+        prepare(world)
+    assert caught.value.remedy == "see why nobody answers by multicast default group port 1229: vmfence guest check"
+
+
 def test_node_names_are_found_in_any_case() -> None:
-    target = fencing.locate("N2", CIB, World())[0]
+    target = targets.locate("N2", CIB, World()).targets[0]
     assert target == Target("n2", "lab-n2", "fence", "fence_vmfence", Inquiry())
 
 
 def test_a_device_that_leaves_nodes_off_is_known() -> None:
     cib = replace(CIB, devices=(replace(DEVICE, options={**DEVICE.options, "pcmk_reboot_action": "off"}),))
-    assert [fencing.locate("n2", each, World())[0].stays_off for each in (CIB, cib)] == [False, True]
+    assert [targets.locate("n2", each, World()).stays_off for each in (CIB, cib)] == [False, True]
 
 
 def test_an_unknown_node_is_a_mistake_of_usage() -> None:
     with pytest.raises(UsageError, match="no node 'n7'") as caught:
-        fencing.locate("n7", CIB, World())
+        targets.locate("n7", CIB, World())
     assert caught.value.remedy == "its nodes are: n1, n2, n3"
 
 
@@ -369,7 +545,7 @@ def test_an_unknown_node_is_a_mistake_of_usage() -> None:
 def test_a_node_that_no_device_of_ours_fences(change: dict[str, str]) -> None:
     cib = replace(CIB, devices=(replace(DEVICE, **change),))  # type: ignore[arg-type]
     with pytest.raises(VmfenceError, match="no device whose host can be asked") as caught:
-        fencing.locate("n2", cib, World())
+        targets.locate("n2", cib, World())
     assert "add-device" in caught.value.remedy
 
 
@@ -379,7 +555,7 @@ def test_levels_decide_the_order() -> None:
     world.devices = ("fence", "second")
     for level in (Level(1, "node", "N2", ("second",)), Level(1, "pattern", "n.*", ("second",))):
         cib = replace(CIB, devices=(DEVICE, second), levels=(Level(2, level.kind, level.target, ("fence",)), level))
-        assert [target.device for target in fencing.locate("n2", cib, world)] == ["second", "fence"]
+        assert [target.device for target in targets.locate("n2", cib, world).targets] == ["second", "fence"]
 
 
 def test_of_several_devices_the_one_whose_host_shows_the_guest() -> None:
@@ -388,8 +564,8 @@ def test_of_several_devices_the_one_whose_host_shows_the_guest() -> None:
     world.power["elsewhere"] = ABSENT
     first = replace(DEVICE, options={"pcmk_host_map": "n2:elsewhere"})
     cib = replace(CIB, devices=(first, replace(DEVICE, id="second")))
-    target, shown = fencing.first_shown(fencing.locate("n2", cib, world), world.means())
-    assert (target.device, shown) == ("second", RUNNING)
+    (watched,) = targets.look_at(targets.locate("n2", cib, world), world.means()).watched
+    assert (watched.target.device, watched.look) == ("second", RUNNING)
 
 
 def test_a_firewall_that_admits_one_port_alone_is_told() -> None:
@@ -401,9 +577,9 @@ def test_a_firewall_that_admits_one_port_alone_is_told() -> None:
         return SILENT if inquiry.callback_port == 0 else RUNNING
 
     means = replace(world.means(), look=look)
-    _, shown = fencing.first_shown(fencing.locate("n2", CIB, world), means)
-    assert shown.sight is Sight.SILENT
-    assert "TCP 1229 alone" in shown.detail
+    (watched,) = targets.survey("n2", means).watched
+    assert watched.look.sight is Sight.SILENT
+    assert "TCP 1229 alone" in watched.look.detail
     assert asked == [0, None]
 
 
@@ -437,7 +613,7 @@ def test_a_host_that_fails_is_silent_and_says_why() -> None:
     def fail(_: Inquiry) -> list[Record]:
         raise DeadlineExceeded("no host answered", "", "look there")
 
-    assert watch.look(Inquiry(), "mine", fail) == Look(Sight.SILENT, "no host answered. look there")
+    assert watch.look(Inquiry(), "mine", fail) == Look(Sight.SILENT, "no host answered")
 
 
 def test_a_watcher_leaves_the_agents_port_alone() -> None:
@@ -505,14 +681,14 @@ def test_corosync_that_does_not_run_is_told() -> None:
 # Whether a rehearsal may begin
 
 
-def prepare(world: World, node: str = "n2", found: Votes | None = THREE_VOTES) -> Ready:
+def prepare(world: World, node: str = "n2", found: Votes | None = THREE_VOTES) -> Survey:
     world.votes = found
     return prove.prepare(node, world.means())
 
 
 def test_a_healthy_cluster_is_ready() -> None:
-    ready = prepare(World())
-    assert (ready.target.guest, ready.before) == ("lab-n2", RUNNING)
+    (seen,) = prepare(World()).sightings
+    assert (seen.target.guest, seen.look) == ("lab-n2", RUNNING)
 
 
 def unwell(name: str, **condition: bool) -> Callable[[World], None]:
@@ -592,7 +768,7 @@ def test_this_node_is_refused_with_the_reason() -> None:
 )
 def test_obstacles_of_the_whole_cluster(status: dict[str, object], reason: str) -> None:
     whole = World().load_status()
-    now = prove.Situation("n2", "n1", CIB, replace(whole, **status), (), THREE_VOTES)  # type: ignore[arg-type]
+    now = prove.Situation("n2", "n1", 2, replace(whole, **status), (), THREE_VOTES)  # type: ignore[arg-type]
     assert reason in "; ".join(prove.obstacles(now))
 
 
@@ -604,19 +780,69 @@ def test_a_remote_node_has_no_votes_to_lose() -> None:
 
 def test_a_cluster_that_settles_is_waited_for() -> None:
     world = World()
+    before = prepare(world)
     unwell("n3", is_pending=True)(world)
     world._after(10.0, lambda: unwell("n3", is_pending=False)(world))
-    prove.prepare_again("n2", world.means())
+    prove.prepare_again(before, world.means(), 60.0)
     unwell("n3", is_pending=True)(world)
     with pytest.raises(VmfenceError, match="n3 is not well"):
-        prove.prepare_again("n2", world.means())
+        prove.prepare_again(before, world.means(), 60.0)
+
+
+def gone_off(world: World) -> None:
+    world.power["lab-n2"] = IS_OFF
+
+
+def lost_votes(world: World) -> None:
+    world.votes = Votes(2, 2, {1: 1, 2: 1}, True)
+
+
+def other_guest(world: World) -> None:
+    world.cib = replace(CIB, devices=(replace(DEVICE, options={"pcmk_host_map": "n2:lab-n3"}),))
+
+
+def same_name_elsewhere(world: World) -> None:
+    world.uuids["lab-n2"] = "another"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (gone_off, "its guest lab-n2 is not seen running at the host: shut off"),
+        (lost_votes, "needs 2 for quorum"),
+        (other_guest, "have changed meanwhile: fence: guest lab-n2 .*; now fence: guest lab-n3"),
+        (same_name_elsewhere, "have changed meanwhile"),
+    ],
+)
+def test_what_changes_at_the_question_is_noticed(change: Callable[[World], None], reason: str) -> None:
+    world = World()
+    before = prepare(world)
+    change(world)
+    with pytest.raises(VmfenceError, match=reason):
+        prove.prepare_again(before, world.means())
+
+
+def test_a_guest_that_goes_off_at_the_last_moment_is_not_rehearsed() -> None:
+    world = World()
+    rehearsal = Rehearsal(prepare(world), prove.REBOOT, world.means(), lambda _: None)
+    gone_off(world)
+    with pytest.raises(VmfenceError, match="n2 was not fenced. its guest lab-n2 is shut off by now"):
+        rehearsal.begin()
+    assert world.commands == []
 
 
 # Rehearsals
 
 
 def hold(world: World, method: str = prove.REBOOT, back_timeout_s: float = 600.0) -> Proof:
-    return Rehearsal(prepare(world), method, world.means(), lambda _: None, back_timeout_s).hold()
+    rehearsal = begin(world, method, back_timeout_s)
+    return rehearsal.hold()
+
+
+def begin(world: World, method: str = prove.REBOOT, back_timeout_s: float = 600.0) -> Rehearsal:
+    rehearsal = Rehearsal(prepare(world), method, world.means(), lambda _: None, back_timeout_s)
+    rehearsal.begin()
+    return rehearsal
 
 
 @pytest.mark.parametrize("method", [prove.REBOOT, prove.OFF])
@@ -674,7 +900,7 @@ def test_a_rehearsal_that_fails_says_why(nature: Nature, reason: str) -> None:
 def test_a_reboot_that_nobody_saw_is_told_from_one_that_failed() -> None:
     for nature, is_unseen in ((Nature(blind=(0.4, 2.5)), True), (Nature(off_s=None, event="failed"), False)):
         world = World(nature)
-        rehearsal = Rehearsal(prepare(world), prove.REBOOT, world.means(), lambda _: None)
+        rehearsal = begin(world)
         assert not rehearsal.hold().is_proven
         assert rehearsal.is_unseen is is_unseen
 
@@ -757,7 +983,7 @@ def test_a_guest_that_runs_is_not_started() -> None:
 
 def test_what_was_seen_before_an_interruption_is_kept_as_a_failure() -> None:
     world = World()
-    rehearsal = Rehearsal(prepare(world), prove.REBOOT, world.means(), lambda _: None)
+    rehearsal = begin(world)
 
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -766,7 +992,7 @@ def test_what_was_seen_before_an_interruption_is_kept_as_a_failure() -> None:
     with pytest.raises(KeyboardInterrupt):
         rehearsal.hold()
     proof = rehearsal.proof()
-    assert (proof.is_proven, proof.reason) == (False, "interrupted")
+    assert (proof.is_proven, proof.reason) == (False, "interrupted; if it is off, start it: stonith_admin --unfence=n2")
     assert proof.down_s == pytest.approx(0.5, abs=0.1)
 
 

@@ -12,15 +12,17 @@ from vmfence.config import settings as configuration
 from vmfence.config.grammar import parse
 from vmfence.config.settings import MulticastSettings, Settings, TcpSettings
 from vmfence.errors import ConfigError, KeyFileError, Unreachable, UsageError, VmfenceError
-from vmfence.host import choice, ground, selfcheck, unit
+from vmfence.host import choice, control, ground, selfcheck, unit
 from vmfence.host.backends.inventory import GuestFacts, Inventory
-from vmfence.host.choice import Choice, Ground, Wishes, choose
-from vmfence.host.firewall import Firewall
+from vmfence.host.choice import Choice, choose
 from vmfence.host.ground import KeyFacts, Site
 from vmfence.host.network import Interface
-from vmfence.host.packet_rules import Opening
-from vmfence.host.setup import State, Step, carry_out, condition, has_changed, next_commands, plan, unfinished
+from vmfence.host.setup import condition, next_commands, plan
+from vmfence.host.steps import State, Step, carry_out, has_changed, unfinished
 from vmfence.host.unit import UnitFacts
+from vmfence.host.wishes import Ground, Wishes
+from vmfence.packetfilter.firewall import Firewall
+from vmfence.packetfilter.rules import Opening
 from vmfence.protocol.reply import State as GuestState
 
 SYSTEM, SESSION = "qemu:///system", "qemu+unix:///session?socket=/run/user/1000/libvirt/libvirt-sock"
@@ -141,8 +143,8 @@ def test_guests_of_a_session_get_tcp() -> None:
     ("wishes", "listener"),
     [
         (Wishes(interface="eth0"), MulticastSettings(interface="eth0")),
-        (Wishes(listener="multicast"), MulticastSettings(interface="br0")),
-        (Wishes(listener="tcp"), TcpSettings(address="10.88.0.1")),
+        (Wishes(listeners=("multicast",)), MulticastSettings(interface="br0")),
+        (Wishes(listeners=("tcp",)), TcpSettings(address="10.88.0.1")),
         (Wishes(key_file="/etc/k"), MulticastSettings(interface="br0", key_file="/etc/k")),
     ],
 )
@@ -155,7 +157,7 @@ def test_wishes_come_first(wishes: Wishes, listener: MulticastSettings | TcpSett
     [
         (Wishes(interface="br7"), "this host has no interface br7"),
         (Wishes(interface="vnet0"), "vnet0 is a port of br0"),
-        (Wishes(listener="tcp", interface="br1"), "no address for listener tcp. br1 has none"),
+        (Wishes(listeners=("tcp",), interface="br1"), "no address for listener tcp. br1 has none"),
         (Wishes(key_file="relative"), "must be an absolute path"),
     ],
 )
@@ -225,7 +227,7 @@ def test_an_interface_that_is_gone_is_told_with_its_line() -> None:
 
 @pytest.mark.parametrize(
     "wishes",
-    [Wishes(uris=(SESSION,)), Wishes(listener="tcp"), Wishes(interface="br1"), Wishes(key_file="/etc/k")],
+    [Wishes(uris=(SESSION,)), Wishes(listeners=("tcp",)), Wishes(interface="br1"), Wishes(key_file="/etc/k")],
 )
 def test_a_wish_never_changes_a_configuration_that_is_there(wishes: Wishes) -> None:
     with pytest.raises(UsageError, match="contradicts"):
@@ -308,12 +310,48 @@ def test_a_new_key_restarts_a_service_that_runs() -> None:
     ],
 )
 def test_fence_virtd_in_the_way(is_manager: bool, wishes: Wishes, expected: str) -> None:
-    steps = plan(wishes, new_choice(), site(rivals=(7, 8), unit=UnitFacts(is_manager=is_manager)))
+    found = site(rivals=(7, 8), is_port_taken=True, unit=UnitFacts(is_manager=is_manager))
+    steps = plan(wishes, new_choice(), found)
     assert states(steps)["fence_virtd"] == expected
     told = next(step for step in steps if step.name == "fence_virtd")
     assert "7, 8" in told.what
     if not is_manager:
         assert told.commands == ("kill 7 8",)
+
+
+def test_a_fence_virtd_that_has_no_port_of_ours_is_not_in_the_way() -> None:
+    steps = plan(Wishes(), new_choice(), site(rivals=(7,)))
+    told = next(step for step in steps if step.name == "fence_virtd")
+    assert told.state is State.UNCHANGED and "process 7" in told.what and told.notes
+    assert states(steps)["service"] == "would do"
+
+
+def test_a_masked_service_says_how_to_unmask_it() -> None:
+    steps = plan(Wishes(), new_choice(), site(unit=UnitFacts(is_manager=True, is_masked=True)))
+    step = next(step for step in steps if step.name == "service")
+    assert step.state is State.FAILED and "systemctl unmask vmfence.service" in step.why
+
+
+def test_a_service_that_runs_with_what_is_no_more_is_restarted() -> None:
+    choice = dataclasses.replace(new_choice(), text=None)
+    steps = plan(Wishes(), choice, site(keys=(GOOD_KEY,), unit=installed(choice.settings), stale=("/etc/x",)))
+    step = next(step for step in steps if step.name == "service")
+    assert (step.state, step.what) == (State.PLANNED, "restart vmfence.service") and "/etc/x" in step.why
+
+
+def test_a_place_where_no_configuration_can_be_put_is_an_obstacle() -> None:
+    fault = VmfenceError("cannot write /nowhere/f", "there is no folder /nowhere")
+    steps = plan(Wishes(), new_choice(), site(config_fault=fault))
+    assert states(steps)["configuration"] == "failed"
+    with pytest.raises(VmfenceError, match="there is no folder /nowhere"):
+        list(carry_out(steps, is_dry=True))
+
+
+def test_a_key_that_a_configuration_in_use_lacks_is_not_made_in_silence() -> None:
+    in_use = dataclasses.replace(new_choice(), text=None)
+    new, found = (plan(Wishes(), choice, site())[2] for choice in (new_choice(), in_use))
+    assert (new.name, found.name) == ("key", "key")
+    assert not new.notes and "is the path right?" in found.notes[0]
 
 
 def test_a_bad_key_is_an_obstacle_before_anything_is_done() -> None:
@@ -358,7 +396,8 @@ def test_keys_of_groups_are_made_and_judged_like_all_others() -> None:
     settings = old(text=OLD + GROUPS)
     assert ground.key_files(settings, with_groups=True) == ("/etc/old.key", "/etc/web.key")
     assert ground.key_files(settings) == ("/etc/old.key",)
-    assert "/etc/web.key" not in condition(settings)  # which is for guests that use the listener's
+    assert "the key of its group (web: /etc/web.key, db: /etc/old.key)" in condition(settings)
+    assert next_commands(settings) == ("fence_xvm -o list -k /etc/web.key", "fence_xvm -o list -k /etc/old.key")
     keys = (GOOD_KEY, KeyFacts("/etc/web.key", False))
     choice = dataclasses.replace(new_choice(), settings=settings, text=None)
     steps = plan(Wishes(), choice, site(keys=keys, unit=installed(settings)))
@@ -552,18 +591,20 @@ def test_rules_that_name_nobody_are_doubted() -> None:
 
 
 def test_the_answer_of_another_host_is_no_proof() -> None:
-    ours = {"u1", "u2"}
-    selfcheck.check_answer("here", {"u1": "a", "u2": "b"}, ours, ours, has_groups=False)
-    selfcheck.check_answer("here", {"u1": "a", "u3": "new"}, ours, {"u1", "u3"}, has_groups=False)  # defined meanwhile
-    selfcheck.check_answer("here", {}, ours, ours, has_groups=True)
-    selfcheck.check_answer("here", {}, set(), ours, has_groups=False)
+    ours = {"u1": "a", "u2": "b"}
+    both = ["u1", "u2"]
+    selfcheck.check_answer("here", ours, ours, both, both)
+    selfcheck.check_answer("here", {"u1": "a", "u3": "new"}, {**ours, "u3": "new"}, [*both, "u3"], ["u1"])  # meanwhile
+    selfcheck.check_answer("here", {}, ours, [], both)
     with pytest.raises(VmfenceError, match="another host answered at here. not of this host: c"):
-        selfcheck.check_answer("here", {"u1": "a", "u9": "c"}, ours, ours, has_groups=True)
-    with pytest.raises(VmfenceError, match="lists no guest. but this host has 2"):
-        selfcheck.check_answer("here", {}, ours, ours, has_groups=False)
+        selfcheck.check_answer("here", {"u1": "a", "u9": "c"}, ours, both, both)
+    with pytest.raises(VmfenceError, match="does not list all guests of this host. missing: a, b"):
+        selfcheck.check_answer("here", {}, ours, both, both)
+    with pytest.raises(VmfenceError, match="does not answer by the access rules. .*: b"):
+        selfcheck.check_answer("here", ours, ours, ["u1"], both)
 
 
 def test_only_lists_that_were_answered_count() -> None:
     requests = [("list", "ok", 3), ("list", "dropped", 5), ("status", "ok", 7)]
     status = {"requests": [{"action": a, "result": r, "count": n} for a, r, n in requests]}
-    assert selfcheck.lists_answered(status) == 3
+    assert control.lists_answered(status) == 3

@@ -145,6 +145,32 @@ def test_this_installation_is_found() -> None:
     assert Path(unit.program()[0]).exists()
 
 
+@pytest.mark.parametrize("config", ["/srv/mine.conf", "/srv/my own 100%.conf", '/srv/a"b\\c$d.conf'])
+def test_the_configuration_that_a_unit_names_is_read_back(config: str) -> None:
+    text = unit.render(unit.shipped_text(), ["/opt/bin/vmfence"], config)
+    assert unit.config_of(text) == config
+    assert unit.config_of(unit.render(unit.shipped_text(), ["/opt/bin/vmfence"], "/etc/vmfence.conf")) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "config"),
+    [("-f /a", "/a"), ("-f/a", "/a"), ("--config=/a -d 1", "/a"), ("--config a", "/a"), ("-F", None), ("", None)],
+)
+def test_the_configuration_of_a_unit_that_somebody_wrote(words: str, config: str | None) -> None:
+    assert (
+        unit.config_of(f"[Service]\nExecStart=/bin/old -f /old\nExecStart=/bin/vmfence host daemon {words}\n") == config
+    )
+    assert unit.config_of("") is None
+
+
+def test_the_unit_can_be_read_by_everybody_whatever_the_umask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Systemd complains about one that only root may read."""
+    path = tmp_path / "vmfence.service"
+    monkeypatch.setattr(unit, "INSTALL_PATH", str(path))
+    unit.install("[Service]\n")
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_without_systemd_there_is_no_manager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(unit, "_RUNNING_SYSTEMD", str(tmp_path / "none"))
     assert not unit.look().is_manager

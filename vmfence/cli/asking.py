@@ -20,6 +20,10 @@ T = TypeVar("T")
 Check = Callable[[str], T]
 
 
+class EndOfInput(VmfenceError):
+    """The input has ended: no question can be answered any more, whatever asked it."""
+
+
 class Asker:
     """Asks, checks each answer at once and asks again with the reason.
 
@@ -40,8 +44,8 @@ class Asker:
     def ask(self, option: str, prompt: str, default: str, check: Check[T]) -> T:
         """Return the checked answer.
 
-        Raises UsageError for a bad option, VmfenceError for a default that is wrong when nobody is asked, or at the
-        end of input; *check* raises BadValue or VmfenceError.
+        Raises UsageError for a bad option, VmfenceError for a default that is wrong when nobody is asked, EndOfInput;
+        *check* raises BadValue or VmfenceError.
         """
         self._used.add(option)
         if option in self._given:
@@ -54,6 +58,8 @@ class Asker:
                 return check(_plain(answer))
             except BadValue as error:
                 self.say(f"  {_reason(error)}")
+            except EndOfInput:  # of a question that the check asked
+                raise
             except VmfenceError as error:
                 self.say(f"  {error}")
 
@@ -118,7 +124,7 @@ class Asker:
         if not line:  # a last line without its end still counts: the question after it would find nothing
             click.echo("", err=True)
             what = f"no answer to '{prompt.split(' [')[0]}'"
-            raise VmfenceError(what, "the input ended, so nothing was changed", f"answer it, or give {instead}")
+            raise EndOfInput(what, "the input ended, so nothing was changed", f"answer it, or give {instead}")
         answer = line.decode("utf-8", "surrogateescape").strip()
         if not self.is_watched:
             click.echo(shown(answer), err=True)

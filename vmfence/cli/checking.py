@@ -1,20 +1,23 @@
-"""What all ``check`` commands share: options, one line for each check, JSON, exit codes, explanations."""
+"""What all ``check`` commands share: options, one line for each check, JSON, exit codes, explanations, mending."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import os
+import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, TypeVar
 
 import click
 
+from vmfence import diagnose
+from vmfence.cli import consent
 from vmfence.cli.output import printable
 from vmfence.diagnose import Outcome, Report
 from vmfence.errors import UsageError
-from vmfence.findings import Check, Fault, NotAsked, Severity
+from vmfence.findings import Check, Fault, Finding, NotAsked, Severity
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 ALL = "all"
@@ -29,12 +32,48 @@ def check_options(command: Command) -> Command:
         click.option("--explain", "code", metavar="CODE", help="Tell what a code means, and end; all: list the codes."),
         click.option("--skip", metavar="CODE", multiple=True, help="Not this check. Several: again."),
         click.option("--only", metavar="CODE", multiple=True, help="Only this check. Several: again."),
-        click.option("-q", "--quiet", is_flag=True, help="Show warnings and errors alone."),
+        click.option("-q", "--quiet", is_flag=True, help="Show only warnings, errors and what is not judged."),
         click.option("--json", "as_json", is_flag=True, help="As JSON."),
-        click.option("--strict", is_flag=True, help="A warning is a failure too."),
+        click.option("--strict", is_flag=True, help="A warning, or a check that is not judged, is a failure too."),
     ):
         command = option(command)
     return command
+
+
+def fix_options(command: Command) -> Command:
+    """Add the options of a check command some of whose findings can be mended; they arrive as fix and yes."""
+    command = click.option("--yes", is_flag=True, help="With --fix: do not ask.")(command)
+    return click.option("--fix", is_flag=True, help="Mend what can be mended without a risk, after a question.")(
+        command
+    )
+
+
+def mend(report: Report, is_agreed: bool) -> bool:
+    """Run the safe remedies of *report*, after a question unless *is_agreed*; return whether any was run.
+
+    Tells on stderr what is run, what came of it, and which findings are left to a person.  Raises VmfenceError when the
+    answer is no, UsageError when nobody can be asked.
+    """
+    wanted = diagnose.fixable(report)
+    commands = {finding.fault.fix for finding in wanted}
+    left = [one.code for one in report.findings if one.fault.severity > Severity.NOTE and one.fault.fix not in commands]
+    if left:
+        click.echo(f"left to you, since it takes a decision: {', '.join(dict.fromkeys(left))}", err=True)
+    if not wanted:
+        click.echo("nothing here is mended by a command without a risk", err=True)
+        return False
+    for finding in wanted:
+        what = f"{finding.code}: {printable(finding.fault.subject)}: {printable(finding.fault.message)}"
+        click.echo(f"{what}\n{_INDENT}to be run: {_command(finding)}", err=True)
+    consent.require(f"Run {'this command' if len(wanted) == 1 else f'these {len(wanted)} commands'}", is_agreed)
+    for finding, error in diagnose.mend(wanted):
+        state = "done" if error is None else f"failed: {printable(str(error))}"
+        click.echo(f"{_command(finding)}: {state}", err=True)
+    return True
+
+
+def _command(finding: Finding) -> str:
+    return printable(shlex.join(finding.fault.fix or ()))
 
 
 def known(checks: Sequence[Check], *codes: str) -> None:
@@ -93,15 +132,19 @@ def as_dict(report: Report, least: Severity = Severity.NOTE) -> dict[str, Any]:
 
 
 def exit_code(report: Report, strict: bool) -> int:
-    """Return 1 when an error was found, with *strict* also for a warning; else 0."""
+    """Return 1 when an error was found, with *strict* also for a warning; else 0.
+
+    Also 1, with *strict* or for checks that the user has named, when one of them could not be judged.
+    """
     limit = Severity.WARNING if strict else Severity.ERROR
-    return int(report.worst is not None and report.worst >= limit)
+    is_unknown = bool(report.unjudged) and (strict or report.is_chosen)
+    return int(is_unknown or (report.worst is not None and report.worst >= limit))
 
 
 def _lines(outcome: Outcome, quiet: bool) -> Iterator[str]:
     check = outcome.check
     if outcome.missing is not None:
-        if not (quiet or isinstance(outcome.missing, NotAsked)):
+        if not isinstance(outcome.missing, NotAsked):
             yield f"{_word('unknown')}  {check.code}: not judged, {printable(outcome.missing.what)}"
     elif not outcome.faults and not quiet:
         yield f"{_word('ok')}  {check.code}: {check.title}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 import click
@@ -14,13 +15,15 @@ from vmfence.cluster import facts, proofs
 from vmfence.cluster.checks import CHECKS
 from vmfence.cluster.facts import Facts
 from vmfence.cluster.pacemaker import Pacemaker
-from vmfence.errors import VmfenceError
+from vmfence.diagnose import Report
+from vmfence.errors import UsageError, VmfenceError
 
 ALL_S, FIRST_S = 9.0, 4.0
 
 
 @click.command()
 @checking.check_options
+@checking.fix_options
 @click.option("--cib", metavar="FILE", help="Judge the configuration in FILE, and nothing of the running cluster.")
 @click.option("--record", metavar="FILE", default=proofs.RECORD_FILE, show_default=True, help="Record of rehearsals.")
 @click.pass_context
@@ -34,24 +37,35 @@ def check(
     only: tuple[str, ...],
     skip: tuple[str, ...],
     code: str | None,
+    fix: bool,
+    yes: bool,
 ) -> None:
     """Judge whether fencing would work, seen from this node: findings with evidence and remedy.
 
-    Reads the configuration, the fencer, agents, keys, and asks the hosts; changes nothing and fences nobody. Run it as
-    root on every node. Exit code 1: an error was found; 4: the cluster cannot be read.
+    Reads the configuration, the fencer, agents, keys, and asks the hosts; changes nothing without --fix and fences
+    nobody. Run it as root on every node. Exit code 1: an error was found; 4: the cluster cannot be read.
     """
     if code is not None:
         checking.explain(CHECKS, code)
         return
     checking.known(CHECKS, *only, *skip)
+    if fix and cib is not None:
+        raise UsageError("--fix mends this machine, and --cib judges a file", "", "leave one of them out")
+    report = judge(cib, record, only, skip)
+    if fix and checking.mend(report, yes):
+        report = judge(cib, record, only, skip)
+    checking.show(report, quiet, as_json)
+    ctx.exit(checking.exit_code(report, strict))
+
+
+def judge(cib: str | None, record: str, only: Collection[str], skip: Collection[str]) -> Report:
+    """Return what the checks find now.  Raises the error of a cluster that cannot be read."""
     with Progress() as progress:
         progress.show("reading the cluster and asking the hosts")
         gathered = gather(Pacemaker(cib), record)
     if isinstance(gathered.cib, VmfenceError):
         raise gathered.cib
-    report = diagnose.judge(CHECKS, gathered, only, skip)
-    checking.show(report, quiet, as_json)
-    ctx.exit(checking.exit_code(report, strict))
+    return diagnose.judge(CHECKS, gathered, only, skip)
 
 
 def gather(pacemaker: Pacemaker, record: str) -> Facts:

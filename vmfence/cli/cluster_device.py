@@ -14,7 +14,7 @@ from vmfence.cli.output import Progress, printable, table
 from vmfence.cluster import apply, device, inquiry, machine, matching, nodemap, removal
 from vmfence.cluster.cib import Cib
 from vmfence.cluster.device import Cluster, Plan, Spec, Step
-from vmfence.cluster.matching import Machine
+from vmfence.cluster.matching import Machine, Matching
 from vmfence.cluster.pacemaker import Pacemaker
 from vmfence.cluster.pcs import Pcs, command_line
 from vmfence.errors import UsageError, VmfenceError
@@ -37,6 +37,7 @@ _MAP_HEAD = ("NODE", "GUEST", "UUID", "STATE", "DEVICE", "PROBLEM")
     "--monitor-timeout", metavar="TIME", default="", help="Time for a monitor.  [default: what the agent needs]"
 )
 @click.option("--offline", is_flag=True, help="Do not ask the host: --map must name all, and nothing is checked.")
+@click.option("--force", is_flag=True, help="Even if a node that is online gets a guest that is not running.")
 @click.option("--machine-uuid", metavar="UUID", help="UUID of this node.  [default: as its firmware shows it]")
 @click.option("--wait", "wait_s", metavar="S", type=click.FloatRange(0, 3600), default=60, show_default=True,
               help="Wait so long until it is started.")  # fmt: skip
@@ -51,6 +52,7 @@ def add_device(
     maps: tuple[str, ...],
     nodes: tuple[str, ...],
     offline: bool,
+    force: bool,
     machine_uuid: str | None,
     wait_s: float,
     no_wait: bool,
@@ -74,17 +76,20 @@ def add_device(
         progress.show("asking the host for its guests")
         guests = matching.unseen(given_map.values()) if offline else inquiry.guests_for(spec.options, spec.agent)
     me = Machine() if offline else _machine(pacemaker, machine_uuid)
-    pairs = report.matched(matching.match(_nodes(cluster.cib, nodes, given_map), guests, given_map, me))
+    found = matching.match(_nodes(cluster.cib, nodes, given_map), guests, given_map, me)
+    online = () if offline or cib_file else _online(pacemaker)
+    pairs = report.matched(_without_stopped(found, list(matching.stopped(found.pairs, guests, online)), force))
     plan = device.make_plan(spec, pairs, guests, cluster, pcs)
     report.planned(plan)
     _check_agent(pacemaker, spec.agent, dry_run)
     if plan.steps and not dry_run:
         consent.require(f"{plan.steps[-1].what} in {cib_file or 'this cluster'}".capitalize(), yes)
-        _carry_out(plan, pcs, pacemaker, report)
-        if not (no_wait or cib_file or (plan.existing and plan.existing.is_disabled)):
-            with Progress() as progress:
-                progress.show(f"waiting until {name} is started")
-                report.started = apply.await_start(plan, pacemaker, wait_s)
+        is_awaited = not (no_wait or cib_file or (plan.existing and plan.existing.is_disabled))
+        try:
+            _carry_out(plan, pcs, pacemaker, report, wait_s if is_awaited else None)
+        except (VmfenceError, KeyboardInterrupt) as error:
+            _tell_now(error, plan, cluster.cib, pacemaker, report)
+            raise
     report.end(plan)
 
 
@@ -187,12 +192,39 @@ def _machine(pacemaker: Pacemaker, uuid: str | None) -> Machine:
         return Machine()
 
 
-def _carry_out(plan: Plan, pcs: Pcs, pacemaker: Pacemaker, report: Report) -> None:
+def _online(pacemaker: Pacemaker) -> tuple[str, ...]:
+    return tuple(node.name for node in pacemaker.load_status().nodes if node.is_online)
+
+
+def _without_stopped(found: Matching, stopped: list[VmfenceError], is_forced: bool) -> Matching:
+    """Return *found* with the faults *stopped*; when the user insists they are told, and that is all."""
+    if not is_forced:
+        return Matching(found.pairs, (*found.faults, *stopped))
+    for fault in stopped:
+        click.echo(f"warning: {printable(str(fault))}", err=True)
+    return found
+
+
+def _carry_out(plan: Plan, pcs: Pcs, pacemaker: Pacemaker, report: Report, wait_s: float | None) -> None:
+    """Carry out *plan*, read it back, and wait up to *wait_s* seconds until the device is started."""
     with Progress() as progress:
         apply.carry_out(plan.steps, pcs, lambda: apply.describe_now(plan, pacemaker), progress.show)
         progress.show("reading it back")
         apply.verify(plan, pacemaker)
-    report.is_done = True
+        report.is_done = True
+        if wait_s is not None:
+            progress.show(f"waiting until {plan.device.id} is started")
+            report.started = apply.await_start(plan, pacemaker, wait_s)
+
+
+def _tell_now(error: BaseException, plan: Plan, before: Cib, pacemaker: Pacemaker, report: Report) -> None:
+    """Tell what is there now, after *error* has ended it; errors of ours tell it themselves."""
+    report.is_done = apply.has_changed(plan, before, pacemaker)
+    if not isinstance(error, VmfenceError):
+        now = printable(apply.describe_now(plan, pacemaker))
+        remedy = "pcs may go on for a moment; look again with: vmfence cluster devices, and add-device once more"
+        click.echo(f"{now}. {remedy}.", err=True)
+    report.broken_off(plan, str(error) or "interrupted")
 
 
 def _fencer(cib: Cib, pacemaker: Pacemaker) -> dict[str, tuple[str, ...]]:

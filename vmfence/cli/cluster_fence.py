@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 
 import click
 
 from vmfence.cli import consent
+from vmfence.cli.interruption import as_interrupt
 from vmfence.cli.output import Progress, printable
-from vmfence.cluster import fencing, proofs
+from vmfence.cluster import fencing, proofs, targets, verdict
 from vmfence.cluster import prove as rehearsals
-from vmfence.cluster.fencing import Attempt, Fencing, Means
+from vmfence.cluster.fencing import Fencing
+from vmfence.cluster.means import Means, Tell
 from vmfence.cluster.pacemaker import Pacemaker
 from vmfence.cluster.pcs import Pcs, command_line
 from vmfence.cluster.proofs import Proof, Record
-from vmfence.cluster.prove import Ready, Rehearsal
-from vmfence.cluster.watch import Sight
+from vmfence.cluster.prove import Rehearsal
+from vmfence.cluster.targets import Survey
 from vmfence.errors import UsageError, VmfenceError
 
 _HOW = {rehearsals.REBOOT: "reboot", rehearsals.OFF: "off and on again"}
@@ -29,7 +31,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.command()
 @click.argument("node")
 @click.option("--off", "is_off", is_flag=True, help="Leave it off, instead of rebooting it.")
-@click.option("--force", is_flag=True, help="Even this very node.")
+@click.option("--force", is_flag=True, help="Even this very node, or one that is online while its guest is off.")
 @click.option(
     "--timeout",
     "timeout_s",
@@ -46,66 +48,73 @@ def fence(node: str, is_off: bool, force: bool, timeout_s: float, yes: bool, dry
     """Fence NODE through the cluster, and see at the host that it happened.
 
     Runs pcs stonith fence, and asks the host all the while what the guest is doing. Done (exit code 0) means: the
-    fencer's history calls it a success, and the host showed the guest not running and then running again; with --off,
-    off.
+    fencer's history calls it a success, and the host showed the guest off (with --off), or not running and then running
+    again. Where the host cannot show a reboot, the node must have been seen leaving the cluster and joining it anew.
     """
     means = _means()
-    targets = fencing.locate(node, means.pacemaker.load_cib(), means.pacemaker)
-    this_node = means.pacemaker.node_name()
-    if targets[0].node.lower() == this_node.lower() and not force:
-        raise UsageError(
-            f"{this_node} is this very node", "nothing would be left to tell how it went", "say --force to do it"
-        )
-    target, before = fencing.first_shown(targets, means)
-    is_off = is_off or target.stays_off
-    action = "power off" if is_off else "reboot"
-    what = f"{action} node {target.node}, guest {target.guest} ({before} at the host), over device {target.device}"
+    seen = targets.survey(node, means)
+    _check_node(seen, means, force)
+    is_off = is_off or seen.aim.stays_off
+    what = f"{'power off' if is_off else 'reboot'} node {seen.aim.node}, {', '.join(map(str, seen.watched))}"
+    what += f", over device {seen.aim.device}"
     if dry_run:
-        command = command_line(means.pcs.fence(target.node, is_off))
-        plan = {"node": target.node, "guest": target.guest, "device": target.device, "command": command}
-        click.echo(json.dumps(plan, indent=2) if as_json else f"would {printable(what)}: {command}")
+        _show_command(seen, command_line(means.pcs.fence(seen.aim.node, is_off)), what, as_json)
         return
-    consent.require(printable(f"{what[0].upper()}{what[1:]}"), yes)
-    attempt = Attempt(target, is_off, before, means)
-    with Progress() as progress:
-        progress.show(f"fencing {target.node}")
+    if not yes:
+        consent.require(printable(f"{what[0].upper()}{what[1:]}"), yes)
+        seen = _look_again(seen, means, force)
+    with as_interrupt(), Progress() as progress:
         try:
-            attempt.run(timeout_s)
-            if not is_off:
-                attempt.await_start()
-            found = attempt.result()
+            found = fencing.fence(seen, is_off, means, _teller(progress), timeout_s)
         except KeyboardInterrupt:
             progress.clear()
-            name = printable(target.node)
+            name = printable(seen.aim.node)
             click.echo(f"the cluster may go on with it: vmfence cluster history {name}", err=True)
             raise
     if as_json:
-        click.echo(json.dumps(fencing.as_dict(found), indent=2))
+        click.echo(json.dumps(verdict.as_dict(found), indent=2))
     else:
         _show(found)
-    if fencing.faults(found):
+    if verdict.faults(found):
         raise click.exceptions.Exit(VmfenceError.exit_code)
 
 
+def _check_node(seen: Survey, means: Means, force: bool) -> None:
+    """Raise UsageError for this very node, VmfenceError when the guest cannot be the node's; not with *force*."""
+    this_node = means.pacemaker.node_name()
+    if force:
+        return
+    if seen.aim.node.lower() == this_node.lower():
+        raise UsageError(
+            f"{this_node} is this very node", "nothing would be left to tell how it went", "say --force to do it"
+        )
+    if seen.contradiction():
+        remedy = "see which guest it is: vmfence cluster map; to fence it all the same, say --force"
+        raise VmfenceError(seen.contradiction(), "so that guest is not this node's, and nothing was fenced", remedy)
+
+
+def _look_again(before: Survey, means: Means, force: bool) -> Survey:
+    """Return what is seen after the question, which may have stood for long.  Raises as _check_node()."""
+    now = targets.survey(before.aim.node, means)
+    if now.has_changed(before):
+        raise rehearsals.changed(before, now)
+    _check_node(now, means, force)
+    return now
+
+
+def _show_command(seen: Survey, command: str, what: str, as_json: bool) -> None:
+    guest = seen.watched[0].target.guest
+    plan = {"node": seen.aim.node, "guest": guest, "device": seen.aim.device, "command": command}
+    click.echo(json.dumps(plan, indent=2) if as_json else f"would {printable(what)}: {command}")
+
+
 def _show(found: Fencing) -> None:
-    for line in _story(found):
+    for line in verdict.story(found):
         click.echo(printable(line))
-    for note in fencing.notes(found):
+    for note in verdict.notes(found):
         click.echo(f"note: {printable(note)}", err=True)
-    for fault in fencing.faults(found):
+    for fault in verdict.faults(found):
         click.echo(f"error: {printable(fault)}.", err=True)
-
-
-def _story(found: Fencing) -> Iterator[str]:
-    event, course, target = found.event, found.course, found.target
-    if event is not None:
-        by = f" by {event.delegate}" if event.delegate else ""
-        yield f"cluster  {event.action} of {event.target}: {event.status}{by}, {event.completed or 'not ended'}"
-    down = [(at_s, seen) for at_s, seen in course.changes if seen.sight in (Sight.HALTED, Sight.OFF)]
-    words = [f"{seen} after {at_s:.1f} s" for at_s, seen in down]
-    if course.back_s is not None:
-        words.append(f"running again after {course.back_s:.1f} s")
-    yield f"host     {target.guest}: {', '.join(words) or f'not seen off, is {course.last}'}"
 
 
 @click.command()
@@ -148,32 +157,20 @@ def prove(
     if bool(nodes) == is_all:
         raise UsageError("say which nodes", "", "name them, or give --all")
     means = _means()
-    readies = [rehearsals.prepare(node, means) for node in _chosen(nodes, means)]
-    methods = [_method(ready, by_off) for ready in readies]
-    _show_plan(readies, methods)
+    plans = [
+        (seen, _method(seen, by_off)) for seen in (rehearsals.prepare(node, means) for node in _chosen(nodes, means))
+    ]
+    _show_plan(plans)
     if dry_run:
         if as_json:
-            pairs = zip(readies, methods)
-            click.echo(json.dumps([{"node": ready.target.node, "method": method} for ready, method in pairs], indent=2))
+            click.echo(json.dumps([{"node": seen.aim.node, "method": method} for seen, method in plans], indent=2))
         return
-    results: list[Proof] = []
     with proofs.keep(path) as record:
-        names = ", ".join(ready.target.node for ready in readies)
-        consent.require(printable(f"Fence {names} now{', one after the other' if len(readies) > 1 else ''}"), yes)
-        try:
-            for ready, method in zip(readies, methods):
-                results.append(_rehearse(ready, method, timeout_s, means, record, is_first=not results))
-                if not as_json:
-                    _show_proof(results[-1])
-                if not results[-1].is_proven:
-                    break
-        finally:
-            if as_json:
-                click.echo(json.dumps([asdict(proof) for proof in results], indent=2))
-            left = [printable(ready.target.node) for ready in readies[len(results) :]]
-            if left:
-                click.echo(f"not rehearsed: {', '.join(left)}", err=True)
-    if not results[-1].is_proven:
+        names = ", ".join(seen.aim.node for seen, _ in plans)
+        consent.require(printable(f"Fence {names} now{', one after the other' if len(plans) > 1 else ''}"), yes)
+        with as_interrupt():
+            is_proven = _rehearse_all(plans, timeout_s, means, record, as_json)
+    if not is_proven:
         raise click.exceptions.Exit(VmfenceError.exit_code)
 
 
@@ -189,46 +186,87 @@ def _chosen(nodes: tuple[str, ...], means: Means) -> tuple[str, ...]:
     return others
 
 
-def _method(ready: Ready, by_off: bool) -> str:
-    return rehearsals.OFF if by_off or ready.target.stays_off else rehearsals.REBOOT
+def _method(seen: Survey, by_off: bool) -> str:
+    return rehearsals.OFF if by_off or seen.aim.stays_off else rehearsals.REBOOT
 
 
-def _show_plan(readies: list[Ready], methods: list[str]) -> None:
-    for ready, method in zip(readies, methods):
-        target = ready.target
-        line = f"{target.node}: {_HOW[method]}, guest {target.guest} ({ready.before}) over device {target.device}"
-        click.echo(printable(f"{line} ({target.agent})"), err=True)
+def _show_plan(plans: list[tuple[Survey, str]]) -> None:
+    for seen, method in plans:
+        aim, found = seen.aim, seen.watched[0]
+        line = f"{aim.node}: {_HOW[method]}, guest {found.target.guest} ({found.look}) over device {aim.device}"
+        click.echo(printable(f"{line} ({aim.agent})"), err=True)
 
 
-def _rehearse(ready: Ready, method: str, timeout_s: float, means: Means, record: Record, is_first: bool) -> Proof:
-    """Rehearse one node and record what comes of it; a reboot that could not be seen is repeated by powering off."""
-    node = ready.target.node
-    with Progress() as progress:
-        if not is_first:
-            progress.show(f"{node}: waiting until the cluster is well")
-            ready = rehearsals.prepare_again(node, means)
-        rehearsal = Rehearsal(ready, method, means, progress.show, timeout_s)
-        proof = _hold(rehearsal, record)
-        if not rehearsal.is_unseen or method == rehearsals.OFF:
-            return proof
-        progress.clear()
-        click.echo(printable(f"{node}: {proof.reason}; once more, by powering off"), err=True)
-        progress.show(f"{node}: waiting until it is back and the cluster is well")
-        ready = rehearsals.prepare_again(node, means, timeout_s)
-        return _hold(Rehearsal(ready, rehearsals.OFF, means, progress.show, timeout_s), record)
-
-
-def _hold(rehearsal: Rehearsal, record: Record) -> Proof:
-    """Hold it and record it, whatever comes of it; nothing is recorded of what was not begun."""
+def _rehearse_all(
+    plans: list[tuple[Survey, str]], timeout_s: float, means: Means, record: Record, as_json: bool
+) -> bool:
+    """Rehearse until one fails, and return whether all are proven; however it ends, what was done is shown."""
+    results: dict[str, Proof] = {}
     try:
-        proof = rehearsal.hold()
-    except KeyboardInterrupt:  # that must not look as if it had never been tried
-        record.add(rehearsal.proof())
-        node = printable(rehearsal.proof().node)
-        click.echo(f"{node} may be off now; to start it: stonith_admin --unfence={node}", err=True)
+        for seen, method in plans:
+            _rehearse(seen, method, timeout_s, means, record, results)
+            proof = results[seen.aim.node]
+            if not as_json:
+                _show_proof(proof)
+            if not proof.is_proven:
+                break
+    finally:
+        if as_json:
+            click.echo(json.dumps([asdict(proof) for proof in results.values()], indent=2))
+        left = [printable(seen.aim.node) for seen, _ in plans if seen.aim.node not in results]
+        if left:
+            click.echo(f"not rehearsed: {', '.join(left)}", err=True)
+    return all(proof.is_proven for proof in results.values())
+
+
+def _rehearse(
+    before: Survey, method: str, timeout_s: float, means: Means, record: Record, results: dict[str, Proof]
+) -> None:
+    """Rehearse one node, and put what came of it into *results*; a reboot that could not be seen is repeated by
+    powering off."""
+    node = before.aim.node
+    with Progress() as progress:
+        tell = _teller(progress)
+        tell(f"{node}: looking whether the cluster is well")
+        now = rehearsals.prepare_again(before, means, rehearsals.SETTLE_S if results else 0.0)
+        rehearsal = Rehearsal(now, method, means, tell, timeout_s)
+        _hold(rehearsal, record, results)
+        if not rehearsal.is_unseen or method == rehearsals.OFF:
+            return
+        progress.clear()
+        click.echo(printable(f"{node}: {results[node].reason}; once more, by powering off"), err=True)
+        tell(f"{node}: waiting until it is back and the cluster is well")
+        now = rehearsals.prepare_again(before, means, timeout_s)
+        _hold(Rehearsal(now, rehearsals.OFF, means, tell, timeout_s), record, results)
+
+
+def _hold(rehearsal: Rehearsal, record: Record, results: dict[str, Proof]) -> None:
+    """Hold it, and record it whatever comes of it; nothing is recorded of what was not begun.
+
+    Before anything is fenced it is recorded as interrupted: who is killed halfway leaves that.
+    """
+    rehearsal.begin()
+    record.add(rehearsal.proof())
+    try:
+        rehearsal.hold()
+    except KeyboardInterrupt:
+        remedy = command_line(["stonith_admin", f"--unfence={rehearsal.proof().node}"])
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            click.echo(printable(f"{rehearsal.proof().node} may be off now; to start it: {remedy}"), err=True)
         raise
-    record.add(proof)
-    return proof
+    finally:
+        proof = results[rehearsal.proof().node] = rehearsal.proof()
+        record.replace(proof)
+
+
+def _teller(progress: Progress) -> Tell:
+    """Return what shows who is waited for: a terminal that is gone must not end a rehearsal halfway."""
+
+    def tell(text: str) -> None:
+        with contextlib.suppress(OSError):
+            progress.show(text)
+
+    return tell
 
 
 def _show_proof(proof: Proof) -> None:

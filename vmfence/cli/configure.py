@@ -10,11 +10,14 @@ import click
 from vmfence import keyfile
 from vmfence.cli.asking import Asker, standard_input
 from vmfence.cli.interview import Interview
+from vmfence.cli.output import Output
 from vmfence.config import settings
 from vmfence.config.grammar import Tree, parse
 from vmfence.errors import ConfigError, ConfigErrors, UsageError, VmfenceError
 from vmfence.host import assemble
 from vmfence.host import configure as file
+from vmfence.host.choice import left_out
+from vmfence.host.wishes import Wishes
 
 # Every question, in their order: option, placeholder, help.
 _ANSWERS = (
@@ -27,7 +30,13 @@ _ANSWERS = (
     ("--vsock-port", "PORT", "vsock: the port."),
     ("--serial-uri", "URI", "serial: where the guests are."),
     ("--serial-path", "FOLDER", "serial: where the sockets of the guests are; none: anywhere."),
-    ("--serial-mode", "MODE", "serial or vmchannel."),
+    ("--serial-mode", "MODE", "serial, vmchannel or virtio."),
+    ("--serial-channel", "NAME", "virtio: the name of the guests' ports."),
+    (
+        "--serial-guests",
+        "GUESTS",
+        "serial: who may fence each other: names or UUIDs, all; none: no access rules.",
+    ),
     ("--key-file", "FILE", "The key of multicast, tcp and vsock; none: /etc/cluster/fence_xvm.key."),
     ("--family", "FAMILY", "ipv4 or ipv6. Never asked: the address tells."),
     ("--hash", "HASH", "The weakest signature accepted: none, sha1, sha256, sha512. Never asked."),
@@ -36,7 +45,7 @@ _ANSWERS = (
     ("--uri", "URI", "Where libvirt has the guests. Several: give it again."),
     ("--name-mode", "MODE", "cpg: name or uuid."),
 )
-_SEVERAL = ("--listener", "--uri")
+_SEVERAL = ("--listener", "--uri", "--serial-guests")
 
 
 def _answer_options(command: Any) -> Any:
@@ -77,12 +86,14 @@ def configure(
     asker = Asker(_given(answers), yes, standard_input())
     tree = () if from_scratch else _start(target, before, imported, asker)
     interview = Interview(asker, tree, will_write=not (print_only or dry_run))
-    after = _checked(interview.run(), target, interview.new_keys, asker)
+    after = _checked(interview, interview.run(), target, asker)
     if print_only:
         click.echo(after, nl=False)
         return
     is_same = file.is_same(before, after, target)
-    click.echo(f"{target}: nothing to change" if is_same else file.difference(before, after, target), nl=is_same)
+    output = Output()
+    output.echo(f"{target}: nothing to change" if is_same else file.difference(before, after, target), nl=is_same)
+    output.check("nothing was changed")  # what is to be written was not seen
     if not dry_run:
         _carry_out(target, before, None if is_same else after, interview.new_keys, asker)
 
@@ -143,15 +154,17 @@ def _faults(content: bytes, path: str) -> tuple[ConfigError, ...]:
     return ()
 
 
-def _checked(tree: Tree, target: str, new_keys: list[str], asker: Asker) -> bytes:
+def _checked(interview: Interview, tree: Tree, target: str, asker: Asker) -> bytes:
     """Return the text of *tree* after reading it as the daemon does.  Raises ConfigErrors."""
     after = file.text_of(tree)
     found = settings.read(after, f"{target} (new)")
     asker.warn(found.warnings)
+    if interview.had_rules:
+        asker.warn(left_out(Wishes(), found, interview.inventories))
     try:
         assemble.read_plan(found)
     except VmfenceError as error:
-        if not _is_to_be_made(error, new_keys):
+        if not _is_to_be_made(error, interview.new_keys):
             asker.warn((f"vmfence's own daemon will not start with this: {error}",))
     return after
 

@@ -16,14 +16,15 @@ from vmfence.cluster.pcs import command_line
 class Report:
     """What is shown step by step, or at the end as JSON.
 
-    *is_done*: something was changed.  *started*: the nodes on which the device runs, None: not waited for.
+    *is_done*: something was changed, None: that is not known.  *started*: the nodes on which the device runs, None: not
+    waited for.
     """
 
     def __init__(self, as_json: bool, is_dry: bool) -> None:
         self._as_json, self._is_dry = as_json, is_dry
         self._pairs: Sequence[Pair] = ()
         self.started: tuple[str, ...] | None = None
-        self.is_done = False
+        self.is_done: bool | None = False
 
     def matched(self, found: Matching) -> Sequence[Pair]:
         """Show the pairs and return them.  Raises the last of the faults, the others are shown."""
@@ -60,6 +61,11 @@ class Report:
             where = f", and started on {printable(', '.join(self.started))}" if self.started else ""
             click.echo(f"The device {plan.device.id} is as planned, read back from the CIB{where}.")
 
+    def broken_off(self, plan: Plan, why: str) -> None:
+        """Show as JSON what it came to when it ended with an error, which is told besides."""
+        if self._as_json:
+            click.echo(json.dumps({**self._as_dict(plan), "error": why}, indent=2))
+
     def _as_dict(self, plan: Plan) -> dict[str, object]:
         state = "new" if plan.existing is None else "different" if plan.differences else "same"
         return {
@@ -75,4 +81,5 @@ class Report:
             "notes": plan.notes,
             "changed": self.is_done,
             "started": self.started,
+            "error": None,
         }

@@ -6,6 +6,7 @@ from vmfence.cli.lazy import LazyGroup
 
 host = LazyGroup(
     {
+        "check": ("vmfence.cli.host_check", "check", "Would fencing work on this host? Findings with remedies."),
         "configure": ("vmfence.cli.configure", "configure", "Make or change the configuration by questions."),
         "daemon": ("vmfence.cli.daemon", "daemon", "Run the daemon, in the foreground."),
         "history": ("vmfence.cli.status", "history", "Who fenced whom, when, with what result."),

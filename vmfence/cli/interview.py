@@ -15,23 +15,30 @@ from vmfence.cli.asking import Asker
 from vmfence.cli.surroundings import Surroundings
 from vmfence.config import values
 from vmfence.config.grammar import Assign, Tree
+from vmfence.config.listeners import CHANNEL, SERIAL_MODES
 from vmfence.config.settings import BACKENDS, KEY_FILE, LISTENERS, MULTICAST_ADDRESSES, PORT, TCP_ADDRESSES
-from vmfence.config.values import BadValue, Endpoint
+from vmfence.config.values import BadValue, Endpoint, nearest
 from vmfence.errors import VmfenceError
 from vmfence.host import network
 from vmfence.host.backends.inventory import DEFAULT_URI, Inventory
-from vmfence.host.configure import section_of, value_of, with_value
+from vmfence.host.configure import rules_for, section_of, value_of, with_rules, with_value
+from vmfence.host.wishes import names
 
-NONE = "none"
+NONE, ALL = "none", "all"
 _LISTENERS_TEXT = "Listeners take the requests of fence agents: one, or several separated by blanks."
 _LOOPBACK_TEXT = "only guests with user networking reach a listener on loopback: name an address of their bridge"
+_RULES_TEXT = (
+    "Guests behind a channel prove themselves by being there, not by a key: which of them may fence each other?\n"
+    "Names or UUIDs separated by blanks, all, or none: then no rules are written."
+)
 _INTERFACE_TEXT = "Guests are heard on this interface only; bridges of this host:"
 
 
 class Interview:
     """Asks everything, starting from the configuration *tree*.
 
-    *new_keys* are the key files to be made; whether to make them is asked only when something *will_write*.
+    *inventories* is what the libvirts that were named have, *new_keys* the key files to be made; whether to make them
+    is asked only when something *will_write*.
     """
 
     def __init__(self, asker: Asker, tree: Tree, will_write: bool = True) -> None:
@@ -39,7 +46,7 @@ class Interview:
         self._asker, self._will_write = asker, will_write
         self._before = self._tree = tree
         self._key_file: str | None = None
-        self._inventories: list[Inventory] = []
+        self.inventories: list[Inventory] = []
         configured = filter(None, (value_of(tree, f"backends/{name}", "uri") for name in BACKENDS))
         self._host = Surroundings(asker, (*configured, *(asker.given("--uri") or "").split()))
 
@@ -51,10 +58,17 @@ class Interview:
             _QUESTIONS[name](self)
         check = values.choice(*BACKENDS)
         self._backend(self._ask("--backend", "Backend module", "fence_virtd", "backend", "libvirt", check))
+        if "serial" in listeners.split():
+            self._rules(listeners.split())
         self._asker.finish()
         if "multicast" in listeners.split():
-            self._asker.warn(network.doubts(self._value("listeners/multicast", "interface"), self._inventories))
+            self._asker.warn(network.doubts(self._value("listeners/multicast", "interface"), self.inventories))
         return self._tree
+
+    @property
+    def had_rules(self) -> bool:
+        """Whether there were access rules before anything was asked: those stay as they are."""
+        return section_of(self._before, "groups") is not None
 
     def _multicast(self) -> None:
         place = "listeners/multicast"
@@ -82,8 +96,10 @@ class Interview:
         place = "listeners/serial"
         self._ask("--serial-uri", "Libvirt URI", place, "uri", DEFAULT_URI, self._answering)
         self._ask("--serial-path", "Socket directory", place, "path", NONE, _or_none(values.absolute_path))
-        check = values.choice("serial", "vmchannel")
-        self._ask("--serial-mode", "Mode (serial or vmchannel)", place, "mode", "serial", check)
+        check = values.choice(*SERIAL_MODES)
+        mode = self._ask("--serial-mode", "Mode (serial, vmchannel or virtio)", place, "mode", "serial", check)
+        if mode == "virtio":
+            self._ask("--serial-channel", "Name of the virtio ports", place, "channel", CHANNEL, values.text)
 
     def _backend(self, name: str) -> None:
         place = f"backends/{name}"
@@ -93,6 +109,29 @@ class Interview:
             default = "uuid" if is_new else self._value("fence_virtd", "name_mode") or "name"
             check = values.choice("name", "uuid")
             self._ask("--name-mode", "VM naming/tracking mode (name or uuid)", place, "name_mode", default, check)
+
+    def _rules(self, listeners: list[str]) -> None:
+        """Ask who may fence whom where no key is asked for, unless the configuration says so already."""
+        is_open = _is_yes(self._value("fence_virtd", "allow_unauthenticated") or "no")
+        if self.had_rules or is_open:
+            return
+        self._asker.say(_RULES_TEXT)
+        guests = self._asker.ask("--serial-guests", "Guests that may fence each other", ALL, self._guests)
+        if guests:
+            self._tree = with_rules(self._tree, rules_for(guests, bool({"multicast", "tcp"} & {*listeners})))
+
+    def _guests(self, answer: str) -> list[str]:
+        """Return the UUIDs of the guests that are named, of all for "all".  Raises BadValue."""
+        known = [guest for one in self.inventories for guest in one.guests]
+        if answer.lower() in (ALL, NONE):
+            return [guest.uuid for guest in known] if answer.lower() == ALL else []
+        found = []
+        for word in answer.split():
+            uuid = next((guest.uuid for guest in known if names((word,), guest.name, guest.uuid)), None)
+            if uuid is None:
+                raise BadValue(f"there is no guest {word}", nearest(word, [guest.name for guest in known]))
+            found.append(uuid)
+        return list(dict.fromkeys(found))
 
     def _ask(self, option: str, prompt: str, place: str, key: str, default: str, check: Callable[[str], str]) -> str:
         """Ask for one key; its present value is the default.  *check* returns what is written; "none" removes it."""
@@ -190,8 +229,8 @@ class Interview:
         uris = answer.split()
         if len(set(uris)) < len(uris):
             raise BadValue("names one of them twice")
-        self._inventories = [self._host.inventory(uri) for uri in uris]
-        if not any(one.guests for one in self._inventories):
+        self.inventories = [self._host.inventory(uri) for uri in uris]
+        if not any(one.guests for one in self.inventories):
             others = [f"there are guests at {one}" for one in self._host.inventories if one.guests]
             self._asker.warn((f"there is no guest at {answer}", *others))
         return answer
@@ -214,6 +253,13 @@ def _listeners(answer: str) -> str:
 
 def _port(answer: str) -> str:
     return str(values.port(answer))
+
+
+def _is_yes(text: str) -> bool:
+    try:
+        return values.boolean(text)
+    except BadValue:
+        return False  # told as a fault of the file
 
 
 def _or_none(check: Callable[[str], str]) -> Callable[[str], str]:

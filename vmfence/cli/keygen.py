@@ -8,7 +8,7 @@ import os
 import click
 
 from vmfence import keyfile
-from vmfence.errors import UsageError
+from vmfence.errors import KeyFileError, UsageError
 
 KEY_FILE = "/etc/cluster/fence_xvm.key"
 
@@ -37,8 +37,10 @@ def keygen(path: str, size: int, force: bool, check: bool, as_json: bool) -> Non
     if as_json:
         found = {"path": path, "fingerprint": keyfile.fingerprint(key), "warnings": [str(w) for w in warnings]}
         click.echo(json.dumps(found, indent=2))
-        return
-    # As bytes: a path need not be UTF-8, and the key is there already.
-    click.echo(os.fsencode(f"{path}\nSHA256 {keyfile.fingerprint(key)}"))
-    for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+    else:
+        # As bytes: a path need not be UTF-8, and the key is there already.
+        click.echo(os.fsencode(f"{path}\nSHA256 {keyfile.fingerprint(key)}"))
+        for warning in warnings:
+            click.echo(f"warning: {warning}", err=True)
+    if check and keyfile.is_known_weak(key):
+        raise KeyFileError(f"the key {path} is as good as none", "it is a known weak one", "make a new one: --force")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
@@ -10,6 +11,22 @@ from vmfence.errors import UsageError, VmfenceError
 
 # Name -> (module, attribute, one line of help).  Help stands here so that the list of commands imports none of them.
 Commands = dict[str, tuple[str, str, str]]
+
+
+_MAY_BE_EMPTY = ("machine_uuid",)  # empty: the firmware shows none
+
+
+class _Text(click.types.StringParamType):
+    """Text that says something: an empty one, as of a variable that is not set, would choose something in silence."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return *value*.  Fails for an empty one, unless that is the default."""
+        if value == "" and param is not None and param.default != "":
+            self.fail("it is empty: give a value, or leave it out", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_TEXT = _Text()
 
 
 class LazyGroup(click.Group):
@@ -40,6 +57,9 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             remedy = "on a host: pip install 'vmfence[host]'"
             raise VmfenceError(f"the Python package {error.name} is not installed", "", remedy) from error
+        for parameter in command.params:
+            if parameter.type is click.STRING and parameter.name not in _MAY_BE_EMPTY:
+                parameter.type = _TEXT
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -10,7 +10,7 @@ import click
 from vmfence.cli.output import Progress, printable, table
 from vmfence.config import settings
 from vmfence.config.settings import ListenerSettings, SerialSettings, Settings
-from vmfence.errors import ConfigError, Unreachable, UsageError
+from vmfence.errors import ConfigError, Unreachable
 from vmfence.host import choice
 from vmfence.host.backends.inventory import GuestFacts, Inventory, candidate_uris, survey
 from vmfence.policy import Group
@@ -34,8 +34,6 @@ def list_guests(config: str | None, uris: tuple[str, ...], as_json: bool) -> Non
     Asks libvirt itself, not the daemon. Without a configuration it looks wherever guests usually are, users' sessions
     included. Exit code 4: some libvirt that should answer does not, so the list is incomplete.
     """
-    if "" in uris:
-        raise UsageError("the URI is empty", "", "name a libvirt, or leave --uri out")
     configured = _configuration(config)
     named = uris or (configured.backend.uris if configured else ())
     found, silent = _ask(named or candidate_uris())

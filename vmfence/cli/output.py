@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from types import TracebackType
 
 import click
+
+from vmfence.errors import VmfenceError
 
 
 def printable(text: str) -> str:
@@ -20,6 +23,29 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*lines)]
     for line in lines:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+
+
+class Output:
+    """Stdout, of a command that is to go on when nobody reads it any more, or its disk is full."""
+
+    def __init__(self) -> None:
+        self._trouble: OSError | None = None
+
+    def echo(self, text: str, nl: bool = True) -> None:
+        """Write *text*; after the first failure nothing more."""
+        if self._trouble is not None:
+            return
+        try:
+            click.echo(text, nl=nl)
+        except OSError as error:
+            self._trouble = error
+            with contextlib.suppress(OSError):
+                sys.stdout.close()  # or what is still in its buffer fails once more at the end, with exit code 120
+
+    def check(self, remedy: str) -> None:
+        """Raise VmfenceError with *remedy* when not all could be written."""
+        if self._trouble is not None:
+            raise VmfenceError("not all output could be written", self._trouble.strerror or "", remedy)
 
 
 class Progress:

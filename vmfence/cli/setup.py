@@ -9,20 +9,41 @@ from typing import Any
 
 import click
 
-from vmfence.cli.output import Progress, printable
+from vmfence.cli import consent
+from vmfence.cli.output import Output, Progress, printable
 from vmfence.errors import NotPermitted
-from vmfence.host import ground
+from vmfence.host import ground, steps
 from vmfence.host import setup as host_setup
-from vmfence.host.choice import LISTENERS, Choice, Wishes, choose
-from vmfence.host.setup import State, Step
+from vmfence.host.choice import Choice, choose
+from vmfence.host.sections import LISTENERS
+from vmfence.host.steps import State, Step
+from vmfence.host.wishes import Wishes
 
 _WIDTHS = (10, 14)
+
+
+def _listeners(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words of *given*, each once.  A listener of fence_virtd that is not set up here is an error."""
+    words = tuple(dict.fromkeys(word for text in given for word in text.replace(",", " ").split()))
+    choice = click.Choice(LISTENERS)
+    return tuple(str(choice.convert(word, option, context)) for word in words)
 
 
 @click.command()
 @click.option("--uri", "uris", metavar="URI", multiple=True, help="Libvirt to serve; may be repeated. Else found.")
 @click.option("--interface", metavar="NAME", help="Bridge of the guests. Else the one that they are attached to.")
-@click.option("--listener", type=click.Choice(LISTENERS), help="How guests ask. Else chosen.")
+@click.option(
+    "--listener",
+    "listeners",
+    metavar="NAME",
+    multiple=True,
+    callback=_listeners,
+    help=f"How guests ask: {', '.join(LISTENERS)}. Several: give it again, or separate them by blanks. Else chosen.",
+)
+@click.option(
+    "--guest", "guests", metavar="NAME", multiple=True, help="Guest that gets a device and may ask. Else all."
+)
+@click.option("--define", is_flag=True, help="Add the devices that guests lack, after a question.")
 @click.option(
     "--key-file", metavar="FILE", help="Shared key, made when missing.  [default: /etc/cluster/fence_xvm.key]"
 )
@@ -31,7 +52,7 @@ _WIDTHS = (10, 14)
 @click.option("--no-service", is_flag=True, help="Neither install nor start the systemd service.")
 @click.option("--no-check", is_flag=True, help="Do not try at the end whether it works.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be done.")
-@click.option("--yes", is_flag=True, help="Accepted, and always meant: nothing is asked.")
+@click.option("--yes", is_flag=True, help="Yes to the question of --define; nothing else is asked.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON: changed, steps, next.")
 def setup(
     uris: tuple[str, ...],
@@ -46,7 +67,8 @@ def setup(
     """Make this host ready: key, configuration, firewall, service; then try it. For root.
 
     Asks nothing, and leaves alone what is there already: a second run changes nothing, one after a failure goes on. An
-    existing configuration, fence_virtd's too, is used as it is; options that contradict it are an error.
+    existing configuration, fence_virtd's too, is used as it is; options that contradict it are an error. By virtio,
+    serial and vsock each guest needs a device: it tells the commands that add them, and adds them with --define.
     """
     wishes = Wishes(uris=uris, firewall=not no_firewall, service=not no_service, check=not no_check, **given)
     _check_rights(wishes, dry_run)
@@ -56,13 +78,24 @@ def setup(
         found = ground.survey(wishes)
         choice = choose(wishes, found)
         progress.show("looking at key, firewall and service")
-        steps = host_setup.plan(wishes, choice, ground.inspect(wishes, choice.settings, found))
-    report = _Report(choice, steps, dry_run, as_json)
+        planned = host_setup.plan(wishes, choice, ground.inspect(wishes, choice.settings, found))
+    _ask(planned, yes or dry_run)
+    report = _Report(choice, planned, dry_run, as_json)
     try:
-        for step in _watched(progress, steps, host_setup.carry_out(steps, dry_run)):
+        for step in _watched(progress, planned, steps.carry_out(planned, dry_run)):
             report.add(step)
     finally:
         report.end()
+    report.check_output()
+
+
+def _ask(planned: Sequence[Step], is_agreed: bool) -> None:
+    """Ask before guests are changed.  Raises as consent.require()."""
+    lines = [f"  {step.what}" for step in planned if step.is_apart and step.act is not None]
+    if lines:
+        if not is_agreed:
+            click.echo("\n".join(map(printable, lines)), err=True)
+        consent.require(f"Change {len(lines)} definition{'' if len(lines) == 1 else 's'} of guests", is_agreed)
 
 
 def _check_rights(wishes: Wishes, is_dry: bool) -> None:
@@ -87,30 +120,36 @@ class _Report:
     def __init__(self, choice: Choice, planned: Sequence[Step], is_dry: bool, as_json: bool) -> None:
         self._choice, self._planned, self._is_dry, self._as_json = choice, planned, is_dry, as_json
         self._steps: list[Step] = []
+        self._output = Output()
+
+    def check_output(self) -> None:
+        """Raise VmfenceError when what was done could not be told: it was done all the same."""
+        remedy = "all steps were carried out; to see how it stands run: vmfence host setup --dry-run"
+        self._output.check(remedy if not self._is_dry else "nothing was changed")
 
     def add(self, step: Step) -> None:
         self._steps.append(step)
         if not self._as_json:
-            click.echo("\n".join(map(printable, _lines(step))))
+            self._output.echo("\n".join(map(printable, _lines(step))))
 
     def end(self) -> None:
         """Show what it came to, also when it was broken off."""
-        for step in host_setup.unfinished(self._planned, len(self._steps)):
+        for step in steps.unfinished(self._planned, len(self._steps)):
             self.add(step)
         states = [step.state for step in self._steps]
         is_ready = State.FAILED not in states
         commands = list(host_setup.next_commands(self._choice.settings)) if is_ready else []
-        has_changed = host_setup.has_changed(self._planned, self._steps) and not self._is_dry
+        has_changed = steps.has_changed(self._planned, self._steps) and not self._is_dry
         if self._as_json:
-            steps = [step.as_dict() for step in self._steps]
-            click.echo(json.dumps({"changed": has_changed, "steps": steps, "next": commands}, indent=2))
+            shown = [step.as_dict() for step in self._steps]
+            self._output.echo(json.dumps({"changed": has_changed, "steps": shown, "next": commands}, indent=2))
             return
-        click.echo(_summary(states, self._is_dry))
+        self._output.echo(_summary(states, self._is_dry))
         if commands and not self._is_dry:
             is_complete = not {State.BY_HAND, State.LEFT_OUT} & set(states)
             when = "Next" if is_complete else "Next, when that is done"
-            click.echo(printable(f"{when}, on a guest {host_setup.condition(self._choice.settings)}:"))
-            click.echo("".join(f"  {printable(command)}\n" for command in commands), nl=False)
+            self._output.echo(printable(f"{when}, on a guest {host_setup.condition(self._choice.settings)}:"))
+            self._output.echo("".join(f"  {printable(command)}\n" for command in commands), nl=False)
 
 
 def _summary(states: list[State], is_dry: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterable
@@ -55,8 +56,6 @@ def _socket(config: str | None) -> str:
 @_as_json
 def history(since: str | None, guest: str | None, follow: bool, config: str | None, as_json: bool) -> None:
     """Show who fenced whom: when, by whom, with what result, how long it took."""
-    if guest == "":
-        raise UsageError("the guest's name is empty", "", "name a guest, or leave -H out to see all")
     folder = configuration.load(configuration.find(config)).daemon.state_dir
     begin = 0.0 if since is None else _moment(since)
     try:
@@ -78,7 +77,10 @@ def _status_lines(found: dict[str, Any]) -> Iterable[str]:
     up = _duration(time.time() - found["started_at"])
     yield f"{found['program']}, process {found['pid']}, up {up}, configuration {found['config']}"
     for path in found["stale"]:
-        yield f"changed since the daemon read it: {path}; have it read with: systemctl reload vmfence"
+        if os.path.lexists(path):
+            yield f"changed since the daemon read it: {path}; have it read with: systemctl reload vmfence"
+        else:
+            yield f"gone since the daemon read it: {path}; put it back, the next start fails without it"
     yield "listeners"
     for listener in found["listeners"]:
         yield f"  {listener['where']}: {'open' if listener['is_open'] else listener['trouble']}"
@@ -93,6 +95,10 @@ def _status_lines(found: dict[str, Any]) -> Iterable[str]:
     yield f"requests: {found['in_flight']} in flight"
     for count in found["requests"]:
         yield f"  {count['action']} {count['result']}: {count['count']}"
+    past_trouble = found["history"]
+    if past_trouble["lost"]:
+        last = f", the last one: {past_trouble['trouble']}" if past_trouble["trouble"] else "; it works again"
+        yield f"history: {past_trouble['lost']} records could not be written{last}"
     yield f"rejected packets: {sum(found['rejected'].values())}"
     for reason, number in found["rejected"].items():
         yield f"  {reason}: {number}"

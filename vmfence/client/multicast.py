@@ -55,7 +55,7 @@ def ask(
     The host calls back at *callback_port* (0: any free one; None: *port*, which firewalls admit).
     Raises NoAnswer, HostNotProven, NotAccepted; ListenError when no call-back port is to be had.
     """
-    listener = _listen(family, port if callback_port is None else callback_port)
+    listener = listen(family, port if callback_port is None else callback_port)
     request.port = listener.getsockname()[1]
     request.family = int(family)
     waiting.log(f"waiting for call-backs at port {request.port}")
@@ -73,7 +73,7 @@ def ask(
     )
 
 
-def _listen(family: int, port: int) -> socket.socket:
+def listen(family: int, port: int) -> socket.socket:
     """Return a listening socket at *port*, which guests' firewalls admit, or at any other when that one is taken."""
     for candidate in (port, 0):
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -101,14 +101,14 @@ def _send_copies(
         request.random = os.urandom(RANDOM_BYTES) if hash_type is not Hash.NONE else bytes(RANDOM_BYTES)
         packet = sign(encode(request), key or Key(b""), hash_type)
         try:
-            _send(packet, address, family, group, port)
+            send(packet, address, family, group, port)
             sent += 1
         except OSError as error:
             waiting.log(f"cannot send from {address.text()}: {error.strerror}")
     return sent
 
 
-def _send(packet: bytes, address: LocalAddress, family: int, group: str, port: int) -> None:
+def send(packet: bytes, address: LocalAddress, family: int, group: str, port: int) -> None:
     """Send *packet* out of the interface that has *address*, with that address as its source.  Raises OSError."""
     with socket.socket(family, socket.SOCK_DGRAM) as sender:
         if family == socket.AF_INET:

@@ -50,6 +50,15 @@ def carry_out(
             raise Unfinished(step, error, steps[:index], steps[index + 1 :], read_back()) from error
 
 
+def has_changed(plan: Plan, before: Cib, pacemaker: Pacemaker) -> bool | None:
+    """Whether the CIB is another one than *before*, in what *plan* is about; None when it cannot be read."""
+    try:
+        now = pacemaker.load_cib()
+    except VmfenceError:
+        return None
+    return now.device(plan.device.id) != plan.existing or now.properties != before.properties
+
+
 def describe_now(plan: Plan, pacemaker: Pacemaker) -> str:
     """Return what the CIB shows of *plan* now, as a sentence; never raises for a CIB that cannot be read."""
     try:

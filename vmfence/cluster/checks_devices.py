@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmfence.cluster import coverage, properties
+from vmfence.cluster import properties
 from vmfence.cluster.checks_properties import CLUSTER
 from vmfence.cluster.facts import AGENT_FOLDER, Facts
 from vmfence.cluster.pcs import command_line
@@ -52,7 +52,7 @@ def _disabled(facts: Facts) -> Iterator[Fault]:
 
 def _banned(facts: Facts) -> Iterator[Fault]:
     for device in facts.cib.devices:
-        if not coverage.places(device, facts.cib):
+        if not facts.coverage.places(device):
             nodes = ", ".join(sorted(facts.cib.bans.get(device.id, ())))
             message = "location constraints forbid the device on every node, so nobody may use it"
             remedy = "remove them, see: pcs constraint location"
@@ -106,7 +106,7 @@ def _unfencing(facts: Facts) -> Iterator[Fault]:
 
 
 def _callback_port(facts: Facts) -> Iterator[Fault]:
-    xvm = [device for device in coverage.usable(facts.cib) if device.agent == "fence_xvm"]
+    xvm = [device for device in facts.coverage.usable if device.agent == "fence_xvm"]
     if len(xvm) > 1:
         ids = ", ".join(device.id for device in xvm)
         message = "fence_xvm waits for the host at one TCP port, so two of them cannot work on a node at the same time"

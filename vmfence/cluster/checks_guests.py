@@ -4,58 +4,94 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from vmfence.cluster import coverage, machine
+from vmfence.cluster import machine
+from vmfence.cluster.checks_options import STATIC_NAMES
+from vmfence.cluster.cib import Device
+from vmfence.cluster.coverage import Claim
 from vmfence.cluster.facts import Facts
+from vmfence.cluster.hostmap import parse_host_map
+from vmfence.cluster.matching import NOT_RUNNING, is_same
+from vmfence.cluster.remedies import GUEST, remap
 from vmfence.errors import VmfenceError
-from vmfence.findings import ERROR, Check, Fault
-from vmfence.protocol.reply import Record, State
+from vmfence.findings import ERROR, WARNING, Check, Fault
+from vmfence.protocol.reply import Record
 
 SHOWN_MAX = 10
 _WAY = ("ipaddr", "multicast_address", "ipport", "vsock", "serial_device", "channel_address", "transport")
-_NOT_RUNNING = (State.SHUT_OFF, State.CRASHED, State.SUSPENDED)
 
 
-def resolved(facts: Facts) -> Iterator[tuple[str, str, str, tuple[Record, ...], tuple[Record, ...]]]:
-    """Yield (device, node, port, guests that the port means, all guests) where the hosts have answered."""
-    for device, node, port in coverage.mapped(facts.cib, facts.version):
-        host = facts.hosts_of(device)
-        if host is not None and host.answers:
-            yield device.id, node, port, _named(port, host.guests), host.guests
+@dataclass(frozen=True)
+class Lead:
+    """Where a claim leads: the guests *found* under its port among *all* that the hosts show."""
+
+    claim: Claim
+    found: tuple[Record, ...]
+    all: tuple[Record, ...]
+
+    @property
+    def device(self) -> Device:
+        """The device that claims the node."""
+        return self.claim.device
+
+    @property
+    def node(self) -> str:
+        """The node's name."""
+        return self.claim.node.name
+
+    @property
+    def how(self) -> str:
+        """What leads there, to begin a sentence with."""
+        if self.claim.is_named:
+            return f"{self.device.id} maps it to {self.claim.port!r}"
+        return f"{self.device.id} claims it without mapping it, so it asks for {self.claim.port!r}"
 
 
-def _named(port: str, guests: tuple[Record, ...]) -> tuple[Record, ...]:
-    """Return the guests of that name or UUID, each once however many hosts show it."""
-    found = {one.uuid: one for one in guests if one.name == port or one.uuid.lower() == port.lower()}
-    return tuple(found.values())
+def leads(facts: Facts) -> Iterator[Lead]:
+    """Yield where each claim leads, where the hosts have answered; not for devices that ask for a fixed guest."""
+    for claim in facts.claims:
+        host = facts.hosts_of(claim.device)
+        if host is not None and host.answers and not _is_fixed(claim):
+            yield Lead(claim, host.shown.named(claim.port), host.guests)
+
+
+def _is_fixed(claim: Claim) -> bool:
+    """Whether the device asks for the guest that it has in its options, whatever the port."""
+    options = claim.device.options
+    fixed = [name for name in STATIC_NAMES if name in options]
+    return bool(fixed) and (not claim.is_named or options.get("pcmk_host_argument") in (*fixed, "none"))
 
 
 def _guest_missing(facts: Facts) -> Iterator[Fault]:
-    for device, node, port, found, guests in resolved(facts):
-        if not found:
-            names = [guest.name for guest in guests]
-            nearest = difflib.get_close_matches(port, names, 1)
-            meant = f"; meant {nearest[0]!r}?" if nearest else ""
-            message = f"{device} maps it to {port!r}, and the host shows no such guest{meant}"
-            seen = f"guests that the host shows: {listed(names)}"
-            remedy = f"vmfence cluster add-device {device} --map {node}:{nearest[0] if nearest else 'GUEST'}"
-            yield Fault(ERROR, node, message, seen, remedy)
+    missing = [lead for lead in leads(facts) if not lead.found]
+    for lead in missing:
+        names = [guest.name for guest in lead.all]
+        # Comparing each with each would take minutes where there are thousands.
+        nearest = difflib.get_close_matches(lead.claim.port, names, 1) if len(missing) * len(names) < 10_000 else []
+        meant = f"; meant {nearest[0]!r}?" if nearest else ""
+        message = f"{lead.how}, and the host shows no such guest{meant}"
+        seen = f"guests that the host shows: {listed(names)}"
+        severity = WARNING if lead.claim.node.is_remote and not lead.claim.is_named else ERROR
+        remedy = remap(lead.device, facts, lead.node, nearest[0] if nearest else GUEST)
+        yield Fault(severity, lead.node, message, seen, remedy)
 
 
 def _guest_ambiguous(facts: Facts) -> Iterator[Fault]:
-    for device, node, port, found, _ in resolved(facts):
-        if len(found) > 1:
-            message = f"{device} maps it to {port!r}, a name that {len(found)} guests have"
-            remedy = f"vmfence cluster add-device {device} --map {node}:UUID"
-            yield Fault(ERROR, node, message, f"UUIDs: {listed([one.uuid for one in found])}", remedy)
+    for lead in leads(facts):
+        if len(lead.found) > 1:
+            message = f"{lead.how}, a name that {len(lead.found)} guests have"
+            seen = f"UUIDs: {listed([one.uuid for one in lead.found])}"
+            yield Fault(ERROR, lead.node, message, seen, remap(lead.device, facts, lead.node, "UUID"))
 
 
 def _guest_twice(facts: Facts) -> Iterator[Fault]:
     users: dict[tuple[str, ...], dict[str, str]] = {}
     hosts_known = not isinstance(facts.hosts, VmfenceError)
-    for device, node, port in coverage.mapped(facts.cib, facts.version):
+    for claim in facts.claims:
+        device, node, port = claim.device, claim.node.name, claim.port
         host = facts.hosts_of(device) if hosts_known else None
-        found = _named(port, host.guests) if host is not None else ()
+        found = host.shown.named(port) if host is not None else ()
         # Without an answer, an equal name means the same guest where the same host is asked.
         way = tuple(device.options.get(name, "") for name in _WAY)
         users.setdefault((found[0].uuid,) if len(found) == 1 else (port, *way), {})[node] = device.id
@@ -66,37 +102,62 @@ def _guest_twice(facts: Facts) -> Iterator[Fault]:
             yield Fault(ERROR, ", ".join(nodes), message, seen, "see which guest each one is: vmfence cluster map")
 
 
-def _uuid_mismatch(facts: Facts) -> Iterator[Fault]:
-    mine = (facts.machine_uuid, machine.swapped(facts.machine_uuid))
-    for device, node, port, found, guests in resolved(facts):
-        if node.lower() == facts.node.lower() and len(found) == 1 and found[0].uuid.lower() not in mine:
-            true = next((guest.name for guest in guests if guest.uuid.lower() in mine), None)
-            message = (
-                f"{device} maps this node to {port!r}, which is another machine: fencing would stop the wrong guest"
-            )
-            known = f", which is guest {true}" if true else ""
-            seen = f"this machine: {facts.machine_uuid}{known}; {port}: {found[0].uuid}"
-            remedy = f"vmfence cluster add-device {device} --map {node}:{true or 'GUEST'}"
+def _guests_differ(facts: Facts) -> Iterator[Fault]:
+    by_node: dict[str, dict[str, list[str]]] = {}
+    for lead in leads(facts):
+        if len(lead.found) == 1:
+            by_node.setdefault(lead.node, {}).setdefault(lead.found[0].uuid, []).append(lead.device.id)
+    for node, guests in by_node.items():
+        if len(guests) > 1:
+            message = f"its devices lead to {len(guests)} different guests: with one of them it would stop a stranger"
+            seen = "; ".join(f"{', '.join(devices)}: {uuid}" for uuid, devices in guests.items())
+            remedy = "compare with the UUID that the node itself has, see: vmfence cluster map"
             yield Fault(ERROR, node, message, seen, remedy)
 
 
+def _port_is_node(facts: Facts) -> Iterator[Fault]:
+    """A map's ports are names of nodes too: for a node that the map does not name, its namesake's guest is fenced."""
+    names = {node.name.lower(): node.name for node in facts.cib.nodes}
+    for device in facts.coverage.usable:
+        pairs = parse_host_map(device.options.get("pcmk_host_map", ""), facts.version).ports()
+        for node, port in pairs.items():
+            other = names.get(port.lower(), "")
+            if not other or is_same(other, node) or other in pairs:
+                continue
+            host = None if isinstance(facts.hosts, VmfenceError) else facts.hosts_of(device)
+            found = host.shown.named(port) if host is not None else ()
+            message = f"{device.id} maps {node} to the guest {port!r}: asked to fence node {other}, it stops that guest"
+            seen = f"the port {port!r} of {node} is the name of node {other}, which the map does not name"
+            uuid = found[0].uuid if len(found) == 1 and found[0].uuid else "UUID"
+            yield Fault(ERROR, other, message, seen, remap(device, facts, node, uuid))
+
+
+def _uuid_mismatch(facts: Facts) -> Iterator[Fault]:
+    mine = (facts.machine_uuid, machine.swapped(facts.machine_uuid))
+    for lead in leads(facts):
+        if is_same(lead.node, facts.node) and len(lead.found) == 1 and lead.found[0].uuid.lower() not in mine:
+            true = next((guest.name for guest in lead.all if guest.uuid.lower() in mine), None)
+            message = f"{lead.how}, which is another machine: fencing would stop the wrong guest"
+            known = f", which is guest {true}" if true else ""
+            seen = f"this machine: {facts.machine_uuid}{known}; {lead.claim.port}: {lead.found[0].uuid}"
+            yield Fault(ERROR, lead.node, message, seen, remap(lead.device, facts, lead.node, true or GUEST))
+
+
 def _guest_not_running(facts: Facts) -> Iterator[Fault]:
-    for device, node, port, found, _ in resolved(facts):
-        status = facts.status.node(node)
-        if status is not None and status.is_online and len(found) == 1 and found[0].state in _NOT_RUNNING:
-            message = (
-                f"the node is online, and {port!r}, to which {device} maps it, is not running: it is another guest"
-            )
-            seen = f"state of the guest at the host: {found[0].as_dict()['state']}"
-            yield Fault(ERROR, node, message, seen, f"vmfence cluster add-device {device} --map {node}:GUEST")
+    online = {node.name.lower() for node in facts.status.nodes if node.is_online}
+    for lead in leads(facts):
+        if lead.node.lower() in online and len(lead.found) == 1 and lead.found[0].state in NOT_RUNNING:
+            message = f"the node is online, and {lead.how}, which is not running: it is another guest"
+            seen = f"state of the guest at the host: {lead.found[0].as_dict()['state']}"
+            yield Fault(ERROR, lead.node, message, seen, remap(lead.device, facts, lead.node, GUEST))
 
 
 def guest_state(facts: Facts, node: str) -> Iterator[str]:
     """Yield, as evidence, what the host says of the guest of *node*, where that is known."""
-    if not isinstance(facts.hosts, VmfenceError) and not isinstance(facts.version, VmfenceError):
-        for _, name, port, found, _ in resolved(facts):
-            if name.lower() == node.lower() and len(found) == 1:
-                yield f"; guest {port} at the host: {found[0].as_dict()['state']}"
+    if not any(isinstance(fact, VmfenceError) for fact in (facts.cib, facts.version, facts.hosts)):
+        for lead in leads(facts):
+            if is_same(lead.node, node) and len(lead.found) == 1:
+                yield f"; guest {lead.claim.port} at the host: {lead.found[0].as_dict()['state']}"
 
 
 def listed(names: list[str]) -> str:
@@ -110,7 +171,8 @@ CHECKS = (
     Check(
         "cluster-guest-missing",
         "every mapped guest is there",
-        """The host does not show the guest that stands for the node: misspelt, renamed, moved to another host, or
+        """The host does not show the guest that stands for the node, or the one named like a node that a device claims
+        without mapping it (pcmk_host_check=none, or its agent said so): misspelt, renamed, moved to another host, or
         hidden by the host's access rules. fence_virtd reports such a guest as OFF, so fencing seems to work and does
         nothing.""",
         _guest_missing,
@@ -128,6 +190,24 @@ CHECKS = (
         "no two nodes are mapped to one guest",
         """Fencing one node would stop another one, and leave the lost one running.""",
         _guest_twice,
+        _BOTH,
+    ),
+    Check(
+        "cluster-guests-differ",
+        "all devices of a node lead to the same guest",
+        """A node is one machine. When its devices lead to different guests, at least one of them would stop a guest
+        that is not the node, and report success. Which one is right the node itself knows: its firmware shows the UUID
+        (cat /sys/class/dmi/id/product_uuid).""",
+        _guests_differ,
+        (*_BOTH, "answering"),
+    ),
+    Check(
+        "cluster-port-is-node",
+        "no guest in a host map is named like another node",
+        """Pacemaker takes the guests in pcmk_host_map for names of nodes, too. A device with n1:n2 claims node n2 as
+        well, unless its map names n2 itself, and fences the guest n2 for it, which is node n1. Use the guest's UUID
+        there: add-device does.""",
+        _port_is_node,
         _BOTH,
     ),
     Check(

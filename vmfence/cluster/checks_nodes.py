@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timezone
 
-from vmfence.cluster import coverage, properties
+from vmfence.cluster import properties
 from vmfence.cluster.checks_guests import guest_state, listed
-from vmfence.cluster.checks_options import map_to_fill_in
 from vmfence.cluster.checks_properties import CLUSTER
 from vmfence.cluster.facts import Facts
 from vmfence.cluster.fencer import FAILED, PENDING, SUCCESS, FencingEvent
 from vmfence.cluster.pcs import command_line
+from vmfence.cluster.remedies import map_to_fill_in
 from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
 
@@ -20,12 +20,14 @@ _DAY_S = 86400.0
 
 
 def _not_covered(facts: Facts) -> Iterator[Fault]:
-    usable = coverage.usable(facts.cib)
+    usable = facts.coverage.usable
     if not usable or not properties.is_true(facts.cib, facts.version, "stonith-enabled"):
         return  # told as such
+    remedy = map_to_fill_in(usable[0], facts)
+    seen_devices = ", ".join(device.id for device in usable)
     for node in facts.cib.nodes:
         if _is_surely_uncovered(facts, node.name):
-            levels = coverage.levels_of(node.name, facts.cib)
+            levels = facts.coverage.levels_of(node.name)
             where = (
                 f"its fencing levels name {', '.join(d for one in levels for d in one.devices)}"
                 if levels
@@ -35,22 +37,19 @@ def _not_covered(facts: Facts) -> Iterator[Fault]:
                 WARNING if node.is_remote else ERROR,
                 node.name,
                 "no device fences this node: when it is lost the cluster waits for it for ever",
-                f"{where}: {', '.join(device.id for device in usable)}, none names it",
-                map_to_fill_in(usable[0], facts),
+                f"{where}: {seen_devices}, none names it",
+                remedy,
             )
 
 
 def _is_surely_uncovered(facts: Facts, node: str) -> bool:
-    if coverage.has_unresolved_levels(facts.cib):
-        return False
-    devices = coverage.wanted_for(node, facts.cib)
-    return all(coverage.covers(device, node, facts.version) is False for device in devices)
+    return not facts.coverage.has_unresolved_levels and not facts.coverage.candidates(node)
 
 
 def _fencer(facts: Facts) -> Iterator[Fault]:
     for node in facts.cib.nodes:
         able = facts.fencer.get(node.name, ())
-        if able or not coverage.usable(facts.cib) or _is_surely_uncovered(facts, node.name):
+        if able or not facts.coverage.usable or _is_surely_uncovered(facts, node.name):
             continue
         yield Fault(
             WARNING if node.is_remote else ERROR,
@@ -62,10 +61,9 @@ def _fencer(facts: Facts) -> Iterator[Fault]:
 
 
 def _fences_itself(facts: Facts) -> Iterator[Fault]:
-    for node in coverage.members(facts.cib):
-        devices = [one for one in coverage.wanted_for(node, facts.cib) if coverage.covers(one, node, facts.version)]
-        able = {name for device in devices for name in coverage.places(device, facts.cib)}
-        if devices and able == {node}:
+    for node in facts.coverage.members:
+        devices = [one for one in facts.coverage.candidates(node) if facts.coverage.covers(one, node)]
+        if devices and all(facts.coverage.places(device) == {node} for device in devices):
             ids = ", ".join(device.id for device in devices)
             message = "only the node itself may run what fences it, and when it is lost it cannot"
             seen, remedy = (
@@ -165,9 +163,12 @@ def _ended_at(event: FencingEvent) -> float:
 
 def _not_proven(facts: Facts) -> Iterator[Fault]:
     proofs = {name.lower(): proof for name, proof in facts.proofs.items()}
+    here = "" if isinstance(facts.node, VmfenceError) else facts.node.lower()
     for node in facts.cib.nodes:
         proof = proofs.get(node.name.lower())
         remedy = command_line(["vmfence", "cluster", "prove", node.name])
+        if node.name.lower() == here:
+            remedy = f"a node cannot see itself come back, so on another node: {remedy}"
         if proof is None:
             yield Fault(NOTE, node.name, "its fencing was never rehearsed from this node", "no record", remedy)
             continue

@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterator
 
 from vmfence.cluster import coverage
-from vmfence.cluster.cib import Device
 from vmfence.cluster.facts import VIRT_AGENTS, Facts
 from vmfence.cluster.hostmap import parse_host_list, parse_host_map
-from vmfence.cluster.pcs import command_line
+from vmfence.cluster.remedies import map_to_fill_in, remap, update
 from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, WARNING, Check, Fault
 
@@ -45,28 +44,13 @@ _PCMK_USUAL = [
 _NOT_FOR_AGENT = ("action", "option", "provides", "stonith-timeout", "nodename", "crm_feature_set")
 
 
-def update(device: str, **options: str) -> str:
-    """Return the command that gives *device* options; an empty value removes one."""
-    return command_line(["pcs", "stonith", "update", device, *(f"{name}={value}" for name, value in options.items())])
-
-
-def map_to_fill_in(device: Device, facts: Facts) -> str:
-    """Return the command that writes a host map, with GUEST where the user knows better than we do."""
-    pairs = ";".join(f"{name}:GUEST" for name in coverage.members(facts.cib) or ("NODE",))
-    return update(device.id, pcmk_host_map=pairs)
-
-
 def _host_map(facts: Facts) -> Iterator[Fault]:
     for device in facts.cib.devices:
         text = device.options.get("pcmk_host_map", "")
-        for fault in parse_host_map(text, facts.version).faults:
-            yield Fault(
-                ERROR,
-                device.id,
-                f"its host map is wrong: {fault}",
-                f"pcmk_host_map={text}",
-                map_to_fill_in(device, facts),
-            )
+        faults = parse_host_map(text, facts.version).faults
+        remedy = map_to_fill_in(device, facts) if faults else ""
+        for fault in faults:
+            yield Fault(ERROR, device.id, f"its host map is wrong: {fault}", f"pcmk_host_map={text}", remedy)
 
 
 def _unknown_node(facts: Facts) -> Iterator[Fault]:
@@ -75,12 +59,16 @@ def _unknown_node(facts: Facts) -> Iterator[Fault]:
     for device in facts.cib.devices if names else ():
         mapped = parse_host_map(device.options.get("pcmk_host_map", ""), facts.version).pairs
         listed = parse_host_list(device.options.get("pcmk_host_list", ""))
-        for name in dict.fromkeys([*(node for node, _ in mapped), *listed]):
-            if name.lower() not in known:
-                nearest = difflib.get_close_matches(name, names, 1, 0.5)
-                meant = f"; meant {nearest[0]!r}?" if nearest else ""
-                message = f"it names {name!r}, which is no node of this cluster{meant}"
-                yield Fault(WARNING, device.id, message, f"nodes: {', '.join(names)}", map_to_fill_in(device, facts))
+        strangers = [
+            name for name in dict.fromkeys([*(node for node, _ in mapped), *listed]) if name.lower() not in known
+        ]
+        seen, remedy = f"nodes: {', '.join(names)}", map_to_fill_in(device, facts) if strangers else ""
+        for name in strangers:
+            # Comparing each with each would take minutes where there are thousands.
+            nearest = difflib.get_close_matches(name, names, 1, 0.5) if len(strangers) * len(names) < 10_000 else []
+            meant = f"; meant {nearest[0]!r}?" if nearest else ""
+            message = f"it names {name!r}, which is no node of this cluster{meant}"
+            yield Fault(WARNING, device.id, message, seen, remedy)
 
 
 def _host_check(facts: Facts) -> Iterator[Fault]:
@@ -98,13 +86,14 @@ def _host_check(facts: Facts) -> Iterator[Fault]:
             yield Fault(
                 ERROR, device.id, message, f"{seen}, no pcmk_host_map, no pcmk_host_list", map_to_fill_in(device, facts)
             )
-        elif kind == "none" and len(coverage.members(facts.cib)) > 1:
+        elif kind == "none" and len(facts.coverage.members) > 1:
             message = "it claims that it can fence every node, whether it can or not"
-            yield Fault(WARNING, device.id, message, seen, map_to_fill_in(device, facts))
+            yield Fault(WARNING, device.id, message, seen, map_to_fill_in(device, facts, pcmk_host_check=""))
 
 
 def _static_port(facts: Facts) -> Iterator[Fault]:
     for device in facts.cib.devices:
+        has_map = "pcmk_host_map" in device.options
         for name in STATIC_NAMES:
             value = device.options.get(name)
             if value is None or device.options.get("pcmk_host_argument") == name:
@@ -114,7 +103,7 @@ def _static_port(facts: Facts) -> Iterator[Fault]:
                 device.id,
                 f"{name} is set on the device: Pacemaker adds the node's own, and the agent may act on the wrong guest",
                 f"{name}={value}",
-                update(device.id, **{name: "", "pcmk_host_map": f"NODE:{value}"}),
+                update(device.id, **{name: ""}, **({} if has_map else {"pcmk_host_map": f"NODE:{value}"})),
             )
 
 
@@ -163,12 +152,13 @@ def _agent_option(facts: Facts) -> Iterator[Fault]:
 
 
 def _long_names(facts: Facts) -> Iterator[Fault]:
-    for device, node, port in coverage.mapped(facts.cib, facts.version):
+    for claim in facts.claims:
+        device, node, port = claim.device, claim.node.name, claim.port
         size = len(port.encode("utf-8", "surrogateescape"))
         if device.agent in VIRT_AGENTS and size > NAME_BYTES_MAX:
             message = f"the guest's name for node {node} is too long for the wire, so it cannot be fenced by it"
             seen = f"{size} bytes, at most {NAME_BYTES_MAX}: {port}"
-            yield Fault(ERROR, device.id, message, seen, update(device.id, pcmk_host_map=f"{node}:UUID"))
+            yield Fault(ERROR, device.id, message, seen, remap(device, facts, node, "UUID"))
 
 
 def _unauthenticated(facts: Facts) -> Iterator[Fault]:

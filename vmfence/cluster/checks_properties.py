@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmfence.cluster import coverage, properties
+from vmfence.cluster import properties
 from vmfence.cluster.durations import parse_duration
 from vmfence.cluster.facts import Facts
 from vmfence.cluster.hostmap import parse_delay_map
@@ -101,7 +101,7 @@ def _quorum_ignored(facts: Facts) -> Iterator[Fault]:
             WARNING,
             CLUSTER,
             "quorum is ignored: a minority may fence the majority and take over its resources",
-            f"{evidence}; members: {len(coverage.members(facts.cib))}",
+            f"{evidence}; members: {len(facts.coverage.members)}",
             set_property(facts, "no-quorum-policy", "stop"),
         )
 
@@ -125,7 +125,7 @@ def _action(facts: Facts) -> Iterator[Fault]:
 
 
 def _concurrent(facts: Facts) -> Iterator[Fault]:
-    nodes = coverage.members(facts.cib)
+    nodes = facts.coverage.members
     is_serial = not properties.is_true(facts.cib, facts.version, "concurrent-fencing")
     if is_serial and len(nodes) > 2 and facts.version < _CONCURRENT_SINCE:
         _, is_set, _ = properties.effective(facts.cib, facts.version, "concurrent-fencing")
@@ -167,7 +167,7 @@ def _priority(facts: Facts) -> Iterator[Fault]:
     priority_s = properties.seconds(facts.cib, facts.version, "priority-fencing-delay")
     if not priority_s:
         return
-    for device in coverage.usable(facts.cib):
+    for device in facts.coverage.usable:
         delays = parse_delay_map(device.options.get("pcmk_delay_base", ""), facts.version)
         longest_s = max(
             [delays.everyone_s, _time(device.options.get("pcmk_delay_max", "0")), *dict(delays.pairs).values()]

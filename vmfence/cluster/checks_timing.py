@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from vmfence.cluster import coverage, properties, timeouts
-from vmfence.cluster.checks_options import update
+from vmfence.cluster import properties, timeouts
 from vmfence.cluster.checks_properties import CLUSTER, set_property
 from vmfence.cluster.cib import Device
 from vmfence.cluster.durations import parse_duration
 from vmfence.cluster.facts import VIRT_AGENTS, Facts
 from vmfence.cluster.hostmap import parse_delay_map
 from vmfence.cluster.pcs import command_line
+from vmfence.cluster.remedies import update
 from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, WARNING, Check, Fault
 
@@ -101,7 +101,7 @@ def _monitor(facts: Facts) -> Iterator[Fault]:
 
 def _judged(facts: Facts) -> Iterator[Device]:
     """Yield the devices whose agents' own timeouts are known, and are times."""
-    for device in coverage.usable(facts.cib):
+    for device in facts.coverage.usable:
         if device.agent in VIRT_AGENTS and ("timeout" not in device.options or seconds(device.options, "timeout")):
             yield device
 
@@ -141,7 +141,7 @@ def _time(facts: Facts, device: str, name: str, text: str) -> Iterator[Fault]:
 
 
 def _limited(facts: Facts) -> Iterator[Fault]:
-    for device in coverage.usable(facts.cib):
+    for device in facts.coverage.usable:
         longest_s = seconds(device.options, "pcmk_delay_max") or 0.0
         delays = parse_delay_map(device.options.get("pcmk_delay_base", ""), facts.version)
         base_s = max([delays.everyone_s, *dict(delays.pairs).values()])
@@ -154,12 +154,12 @@ def _limited(facts: Facts) -> Iterator[Fault]:
 def _prefix(facts: Facts) -> Iterator[Fault]:
     if not _PREFIX_SINCE <= facts.version < _PREFIX_UNTIL:
         return
-    for device in coverage.usable(facts.cib):
+    for device in facts.coverage.usable:
         delays = parse_delay_map(device.options.get("pcmk_delay_base", ""), facts.version)
         own = {name.lower(): delay_s for name, delay_s in delays.pairs}
-        for node in coverage.members(facts.cib):
+        for node in facts.coverage.members if delays.pairs else ():
             meant_s = own.get(node.lower(), delays.everyone_s)
-            if delays.pairs and delays.delay_s(node, facts.version) != meant_s:
+            if delays.delay_s(node, facts.version) != meant_s:
                 message = (
                     f"{node} gets the delay of a node whose name it begins with: this Pacemaker compares beginnings"
                 )
@@ -171,16 +171,14 @@ def _prefix(facts: Facts) -> Iterator[Fault]:
 
 
 def _two_nodes(facts: Facts) -> Iterator[Fault]:
-    nodes = coverage.members(facts.cib)
-    if len(nodes) != 2 or _has_arbiter(facts) or not coverage.usable(facts.cib):
+    nodes = facts.coverage.members
+    if len(nodes) != 2 or _has_arbiter(facts) or not facts.coverage.usable:
         return
     if properties.seconds(facts.cib, facts.version, "priority-fencing-delay"):
         return
     delays_s = dict.fromkeys(nodes, 0.0)
     for node in nodes:
-        for device in coverage.wanted_for(node, facts.cib):
-            if coverage.covers(device, node, facts.version) is False:
-                continue
+        for device in facts.coverage.candidates(node):
             if seconds(device.options, "pcmk_delay_max"):
                 return  # random: weaker, but a tie-break
             read = parse_delay_map(device.options.get("pcmk_delay_base", ""), facts.version)
@@ -188,7 +186,7 @@ def _two_nodes(facts: Facts) -> Iterator[Fault]:
             delays_s[node] = max(delays_s[node], read.delay_s(node, facts.version) + own_s)
     if abs(delays_s[nodes[0]] - delays_s[nodes[1]]) < 1:
         numbers = ", ".join(f"{node} {delay_s:g} s" for node, delay_s in delays_s.items())
-        first = coverage.wanted_for(nodes[0], facts.cib) or coverage.usable(facts.cib)
+        first = facts.coverage.wanted_for(nodes[0]) or facts.coverage.usable
         message = "when the two nodes lose each other, both fence at the same moment, and both may die"
         base = f"{nodes[0]}:10s" if facts.version >= _PREFIX_SINCE else "10s"
         remedy = update(first[0].id, pcmk_delay_base=base)
@@ -203,7 +201,7 @@ def _has_arbiter(facts: Facts) -> bool:
 
 
 def _two_node_quorum(facts: Facts) -> Iterator[Fault]:
-    settings, number = facts.corosync, len(coverage.members(facts.cib))
+    settings, number = facts.corosync, len(facts.coverage.members)
     if number == 2 and not settings.is_two_node and not settings.has_device:
         message = "of two nodes the one that is left has no quorum, so it does not fence the other and runs nothing"
         remedy = "set two_node: 1 in the quorum section of corosync.conf on both nodes, then: corosync-cfgtool -R"
@@ -216,7 +214,7 @@ def _two_node_quorum(facts: Facts) -> Iterator[Fault]:
 
 def _wait_for_all(facts: Facts) -> Iterator[Fault]:
     settings = facts.corosync
-    if settings.is_two_node and not settings.waits_for_all and len(coverage.members(facts.cib)) == 2:
+    if settings.is_two_node and not settings.waits_for_all and len(facts.coverage.members) == 2:
         message = "a node that starts alone fences the other one, which does the same when it starts: a fence loop"
         remedy = command_line(["pcs", "quorum", "update", "wait_for_all=1"])
         yield Fault(WARNING, CLUSTER, message, f"wait_for_all: 0 ({settings.source})", remedy)

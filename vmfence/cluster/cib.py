@@ -90,13 +90,23 @@ class Cib:
         return next((one for one in self.devices if one.id == name), None)
 
 
-def parse(text: str | bytes) -> Cib:
-    """Return the CIB in *text*.  Raises VmfenceError for what is no CIB, or has no configuration or ids where due."""
-    root = xmldoc.parse(text, _WHAT)
+def parse(text: str | bytes, what: str = _WHAT) -> Cib:
+    """Return the CIB in *text*, called *what* in messages.
+
+    Raises VmfenceError for what is no CIB, or has no configuration or ids where due.
+    """
+    root = xmldoc.parse(text, what)
     configuration = root.find("configuration")
     if root.tag != "cib" or configuration is None:
-        raise VmfenceError(f"cannot read {_WHAT}", f"its root is {root.tag!r}, or it has no configuration")
-    return _Reader(root, configuration).read()
+        raise VmfenceError(f"cannot read {what}", f"its root is {root.tag!r}, or it has no configuration")
+    try:
+        return _Reader(root, configuration).read()
+    except _Fault as fault:
+        raise VmfenceError(f"cannot read {what}", str(fault)) from fault
+
+
+class _Fault(Exception):
+    """What is wrong in a CIB."""
 
 
 class _Reader:
@@ -202,13 +212,13 @@ class _Reader:
         return values
 
     def _resolved(self, element: Element) -> Element:
-        """Return *element*, or the one that it refers to.  Raises VmfenceError when there is none."""
+        """Return *element*, or the one that it refers to.  Raises _Fault when there is none."""
         reference = element.get("id-ref")
         if reference is None:
             return element
         target = self._by_id.get(reference)
         if target is None or target.tag != element.tag:
-            raise VmfenceError(f"cannot read {_WHAT}", f"a {element.tag} refers to {reference!r}, which is not there")
+            raise _Fault(f"a {element.tag} refers to {reference!r}, which is not there")
         return target
 
 
@@ -227,5 +237,5 @@ def _level(element: Element) -> Level:
 def _required(element: Element, name: str) -> str:
     value = element.get(name)
     if not value:
-        raise VmfenceError(f"cannot read {_WHAT}", f"a {element.tag} has no {name}")
+        raise _Fault(f"a {element.tag} has no {name}")
     return value

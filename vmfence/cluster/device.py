@@ -23,7 +23,8 @@ from vmfence.protocol.request import DOMAIN_BYTES_MAX
 Version = tuple[int, ...]
 DEFAULT_NAME = "vmfence"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,199}")
-_PORTABLE = re.compile(r"[A-Za-z0-9_.+@][A-Za-z0-9_.+@-]*")
+_NOT_PORTABLE = re.compile(r"^-|[^A-Za-z0-9_.+@-]")
+_RESERVED = "cib-bootstrap-options"  # Pacemaker's own properties, which a new CIB does not have yet
 _HOST_LIST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -98,7 +99,7 @@ def make_plan(spec: Spec, pairs: Sequence[Pair], guests: Sequence[Record], clust
     priority_s = seconds(cib, version, "priority-fencing-delay")
     nodes = [pair.node for pair in pairs]
     delay = delays.head_start(spec.name, nodes, spec.options, cib, version, priority_s)
-    wanted = {**_where(spec, pairs, guests), **spec.options, **times.options, **delay.options}
+    wanted = {**_where(spec, pairs, guests, cib), **spec.options, **times.options, **delay.options}
     monitor = Operation("monitor", spec.monitor_interval, times.monitor)
     device = Device(spec.name, spec.agent, wanted, existing.meta if existing else {}, (monitor,))
     properties = _properties(times.stonith_timeout_s, cluster)
@@ -122,27 +123,38 @@ def compare(wanted: Device, found: Device, version: Version) -> Iterable[Differe
                 yield Difference(f"{one.name} {what}", *pair)
 
 
-def port_of(pair: Pair, guests: Sequence[Record]) -> str:
+def port_of(pair: Pair, guests: Sequence[Record], nodes: Iterable[str]) -> str:
     """Return the name by which the host is asked for the guest of *pair*: its name where that is safe, else its UUID.
 
-    Its UUID also where the user gave that.
-    A name is unsafe that a host map of some Pacemaker, the wire or an agent's input would change, or that two guests
-    have.  Raises VmfenceError when it has no UUID then.
+    Its UUID also where the user gave that.  *nodes*: all of the cluster.
+    A name is unsafe that a host map of some Pacemaker, the wire or an agent's input would change, that two guests have,
+    or that another node has: Pacemaker takes the ports of a map for names of nodes too, and would fence this guest for
+    that node.  Raises VmfenceError when it has no UUID then.
     """
     guest = pair.guest
-    if is_same(pair.given, guest.uuid):
-        return guest.uuid
-    size = len(guest.name.encode("utf-8", "surrogateescape"))
-    is_shared = sum(other.name == guest.name for other in guests) > 1
-    is_uuid_of_other = any(is_same(other.uuid, guest.name) for other in guests)
-    # The wire cuts names at 63 bytes: one that fills them may be the beginning of a longer one.
-    if _PORTABLE.fullmatch(guest.name) and size < DOMAIN_BYTES_MAX and not is_shared and not is_uuid_of_other:
+    fault = "" if is_same(pair.given, guest.uuid) else _fault_of(guest.name, pair.node, guests, nodes)
+    if not fault and not is_same(pair.given, guest.uuid):
         return guest.name
     if guest.uuid:
         return guest.uuid
     what = f"the name of guest {guest.name!r} cannot stand in a host map"
-    why = f"it has {size} bytes, or characters with a meaning there"
-    raise VmfenceError(what, why, "rename the guest, or give its UUID with --map")
+    raise VmfenceError(what, fault, "rename the guest, or give its UUID with --map")
+
+
+def _fault_of(name: str, node: str, guests: Sequence[Record], nodes: Iterable[str]) -> str:
+    """Return why a guest's *name* is no safe port for *node*, "" when it is one."""
+    bad = _NOT_PORTABLE.search(name)
+    if bad or not name:
+        return f"versions of Pacemaker and agents differ in how they read {bad[0]!r} there" if bad else "it is empty"
+    size = len(name.encode("utf-8", "surrogateescape"))
+    if size >= DOMAIN_BYTES_MAX:
+        # The wire cuts names at 63 bytes: one that fills them may be the beginning of a longer one.
+        return f"it has {size} bytes, and only names with fewer than {DOMAIN_BYTES_MAX} are surely whole on the wire"
+    if sum(other.name == name for other in guests) > 1 or any(is_same(other.uuid, name) for other in guests):
+        return "another guest has that name, or it for a UUID"
+    if any(is_same(other, name) and not is_same(other, node) for other in nodes):
+        return f"another node has that name, so Pacemaker would fence the guest of {node} for it"
+    return ""
 
 
 def _check_name(spec: Spec, cib: Cib) -> Device | None:
@@ -151,8 +163,9 @@ def _check_name(spec: Spec, cib: Cib) -> Device | None:
         remedy = "use letters, digits, '_', '-' and '.', a letter or '_' first, at most 200"
         raise UsageError(f"{spec.name!r} cannot be the name of a device", "", remedy)
     existing = cib.device(spec.name)
-    if existing is None and spec.name in cib.ids:
-        raise VmfenceError(f"the name {spec.name} is taken", "something else in the CIB has that id", "choose another")
+    if existing is None and (spec.name in cib.ids or spec.name.startswith(_RESERVED)):
+        why = "that id is for something else in the CIB"
+        raise VmfenceError(f"the name {spec.name} is taken", why, "choose another")
     if existing is not None and existing.agent != spec.agent:
         what = f"there is a device {spec.name} already, with the agent {existing.agent!r}"
         remedy = f"choose another name, or remove it with: vmfence cluster remove-device {spec.name}"
@@ -160,9 +173,10 @@ def _check_name(spec: Spec, cib: Cib) -> Device | None:
     return existing
 
 
-def _where(spec: Spec, pairs: Sequence[Pair], guests: Sequence[Record]) -> dict[str, str]:
+def _where(spec: Spec, pairs: Sequence[Pair], guests: Sequence[Record], cib: Cib) -> dict[str, str]:
     """Return the options that say which nodes the device fences, and as what."""
-    where = {"pcmk_host_map": format_host_map([(pair.node, port_of(pair, guests)) for pair in pairs])}
+    nodes = [node.name for node in cib.nodes] or [pair.node for pair in pairs]
+    where = {"pcmk_host_map": format_host_map([(pair.node, port_of(pair, guests, nodes)) for pair in pairs])}
     if spec.has_static_list:
         bad = next((pair.node for pair in pairs if not _HOST_LIST_NAME.fullmatch(pair.node)), None)
         if bad is not None:

@@ -10,15 +10,19 @@ import stat
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Callable
 
 from vmfence import keyfile
 from vmfence.cluster import corosync, inquiry, machine, proofs
 from vmfence.cluster.cib import Cib, Device
 from vmfence.cluster.corosync import QuorumSettings
+from vmfence.cluster.coverage import Claim, Coverage
 from vmfence.cluster.fencer import AgentMetadata, FencingEvent
 from vmfence.cluster.pacemaker import Pacemaker
+from vmfence.cluster.pcs import Pcs
 from vmfence.cluster.proofs import Proof
+from vmfence.cluster.shown import Shown
 from vmfence.cluster.status import Status
 from vmfence.errors import AuthenticationError, KeyFileError, VmfenceError
 from vmfence.findings import NotAsked
@@ -75,10 +79,15 @@ class HostFacts:
     asked: str = ""
     speakers: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def guests(self) -> tuple[Record, ...]:
         """All guests of all these hosts, each once."""
         return tuple(dict.fromkeys(record for answer in self.answers for record in answer.guests))
+
+    @cached_property
+    def shown(self) -> Shown:
+        """The same guests, to be found by name or UUID."""
+        return Shown(self.guests)
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,8 @@ class Facts:
     """All facts; what could not be gathered is the VmfenceError instead, and rules that need it are not asked.
 
     *fencer*: node -> ids of the devices that the fencer would use for it.  *proofs*: last rehearsal by node.
-    *watchdog_s*: SBD's watchdog timeout, None where SBD is not configured.  *now*: seconds of the wall clock.
+    *watchdog_s*: SBD's watchdog timeout, None where SBD is not configured.  *pcs*: its version.  *now*: seconds of the
+    wall clock.
     """
 
     version: tuple[int, ...]
@@ -102,7 +112,18 @@ class Facts:
     fencer: Mapping[str, tuple[str, ...]]
     keys: tuple[KeyFacts, ...]
     hosts: tuple[HostFacts, ...]
+    pcs: tuple[int, ...]
     now: float
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """Who fences whom by the configuration."""
+        return Coverage(self.cib, self.version)
+
+    @cached_property
+    def claims(self) -> tuple[Claim, ...]:
+        """What the devices would do for each node, by the configuration, and by the fencer where it has answered."""
+        return tuple(self.coverage.claims({} if isinstance(self.fencer, VmfenceError) else self.fencer))
 
     @property
     def answering(self) -> tuple[HostFacts, ...] | VmfenceError:
@@ -148,13 +169,14 @@ def second_round(pacemaker: Pacemaker, cib: Cib | VmfenceError) -> Gatherers:
     if isinstance(cib, VmfenceError) or pacemaker.cib_file is not None:
         unknown = isinstance(cib, VmfenceError)
         why = "the configuration could not be read" if unknown else "a file is judged, not the running cluster"
-        return {name: _raiser(NotAsked(why)) for name in ("agents", "fencer", "keys", "hosts")}
+        return {name: _raiser(NotAsked(why)) for name in ("agents", "fencer", "keys", "hosts", "pcs")}
     devices = [device for device in cib.devices if device.agent in VIRT_AGENTS]
     return {
         "agents": lambda: load_agents(pacemaker, {device.agent for device in cib.devices}),
         "fencer": lambda: {node.name: pacemaker.devices_for(node.name) for node in cib.nodes},
         "keys": lambda: load_keys(devices),
         "hosts": lambda: ask_hosts(devices),
+        "pcs": lambda: Pcs.detect().version,
     }
 
 

@@ -143,6 +143,17 @@ def ports_of(device: Device, version: Version) -> ByNode:
     return ByNode([*listed, *mapped])
 
 
+def targets_of(device: Device, version: Version) -> ByNode:
+    """Return the port for every name that *device* takes for a node's: ports_of(), and each port of its map.
+
+    Every fencer puts the ports of a map into the list of nodes (fenced_commands.c build_port_aliases), so it would
+    fence the guest n2 for node n2, although the map gives that guest to another node.
+    """
+    mapped = parse_host_map(device.options.get("pcmk_host_map", ""), version).pairs
+    ports = [(port, port) for _, port in mapped if port]
+    return ByNode([*ports, *ports_of(device, version).items()])
+
+
 @dataclass(frozen=True)
 class DelayMap:
     """A pcmk_delay_base.  *everyone_s*: for nodes without their own, *pairs*: (node, seconds), in order."""

@@ -7,7 +7,7 @@ and guest have each other alone: two candidates are a fault, never a guess.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
@@ -16,6 +16,7 @@ from vmfence.errors import UsageError, VmfenceError
 from vmfence.protocol.reply import Record, State
 
 SHOWN_MAX = 10
+NOT_RUNNING = (State.SHUT_OFF, State.CRASHED, State.SUSPENDED)
 GIVEN = "given"
 BY_UUID = "machine UUID of this node"
 Rule = Callable[[str, Record], bool]
@@ -90,6 +91,18 @@ def match(
 ) -> Matching:
     """Return which of *guests* each of *nodes* is.  *given*: node -> name or UUID of its guest."""
     return _Matcher(nodes, guests, given, machine or Machine()).match()
+
+
+def stopped(pairs: Sequence[Pair], guests: Sequence[Record], online: Collection[str]) -> Iterator[VmfenceError]:
+    """Yield a fault for each node that is *online* and has a guest that does not run: it must be another one."""
+    taken = {pair.guest for pair in pairs}
+    free = [guest for guest in dict.fromkeys(guests) if guest not in taken and guest.state not in NOT_RUNNING]
+    for pair in pairs:
+        if pair.guest.state in NOT_RUNNING and any(is_same(pair.node, name) for name in online):
+            what = f"node {pair.node!r} is online, and guest {pair.guest.name!r} ({pair.reason}) is not running"
+            why = f"it is another guest; those that run and no node has: {_shown(free)}"
+            remedy = f"say which with --map {pair.node}:GUEST, or --force if the host is wrong"
+            yield VmfenceError(what, why, remedy)
 
 
 class _Matcher:

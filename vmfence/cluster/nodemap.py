@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vmfence.cluster.cib import Cib, Device
-from vmfence.cluster.hostmap import ByNode, parse_host_map, ports_of
+from vmfence.cluster.hostmap import parse_host_map, ports_of, targets_of
 from vmfence.cluster.inquiry import AGENTS
-from vmfence.cluster.matching import is_same
+from vmfence.cluster.shown import Shown
 from vmfence.errors import VmfenceError
 from vmfence.protocol.reply import Record, State
 
@@ -18,7 +18,9 @@ Version = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Row:
-    """*node* is fenced by *device* as *port*; *how*: map, list, or "" for no device.
+    """*node* is fenced by *device* as *port*; "" for no device.
+
+    *how*: by its map, its list, or as the port of another node, which Pacemaker takes for a name of a node too.
 
     *guest* is what the host shows under that name, None when it does not or was not asked.  *problem*: "" for none.
     """
@@ -55,51 +57,85 @@ def rows(cib: Cib, version: Version, answers: Mapping[str, Sequence[Record] | Vm
 
     *answers*: device -> the guests that its host shows, or the VmfenceError that came instead.
     """
-    found = [row for node in _names(cib, version) for row in _rows_of(node, cib, version, answers)]
-    shared = Counter(uuid for uuid, _ in {(row.guest.uuid, row.node.lower()) for row in found if row.guest})
-    return [_with_rival(row) if row.guest and shared[row.guest.uuid] > 1 else row for row in found]
+    shown: dict[int, Shown] = {}  # devices that ask in the same way have the very same answer
+    ways = [_Way(device, version, answers.get(device.id), shown) for device in cib.devices]
+    naming: dict[str, list[_Way]] = defaultdict(list)
+    for way in ways:
+        for name in way.targets:
+            naming[name.lower()].append(way)
+    known = {node.name.lower(): node.name for node in cib.nodes}
+    strangers = {name.lower(): name for way in ways for name in way.ports if name.lower() not in known}
+    found = [row for node in known.values() for row in _rows_of(node, naming)]
+    for node in strangers.values():  # a misspelt name in a map must not be overlooked
+        rows_of = _rows_of(node, naming)
+        found += [replace(row, problem="the cluster has no such node") for row in rows_of] if known else rows_of
+    return _compared(found, {device.id for device in cib.devices if device.is_disabled})
 
 
-def _names(cib: Cib, version: Version) -> list[str]:
-    """Return the nodes, and what devices take for nodes: a misspelt name in a map must not be overlooked."""
-    known = [node.name for node in cib.nodes]
-    mapped = [node for device in cib.devices for node in ports_of(device, version)]
-    strangers = {name.lower(): name for name in mapped if not any(is_same(name, node) for node in known)}
-    return [*known, *strangers.values()]
+class _Way:
+    """How *device* fences nodes: read once, asked for every node.  *shown*: answers that are in order already."""
+
+    def __init__(
+        self,
+        device: Device,
+        version: Version,
+        answer: Sequence[Record] | VmfenceError | None,
+        shown: dict[int, Shown],
+    ) -> None:
+        self.device, self.answer = device, answer
+        self.ports, self.targets = ports_of(device, version), targets_of(device, version)
+        pairs = parse_host_map(device.options.get("pcmk_host_map", ""), version).pairs
+        self.mapped: dict[str, set[str]] = defaultdict(set)  # node in lower case -> all ports that its map gives it
+        for node, port in pairs:
+            self.mapped[node.lower()].add(port)
+        if id(answer) not in shown:
+            shown[id(answer)] = Shown(() if answer is None or isinstance(answer, VmfenceError) else answer)
+        self.shown = shown[id(answer)]
 
 
-def _rows_of(
-    node: str, cib: Cib, version: Version, answers: Mapping[str, Sequence[Record] | VmfenceError]
-) -> Iterator[Row]:
-    is_known = not cib.nodes or any(is_same(node, one.name) for one in cib.nodes)
-    covering = [(device, ports_of(device, version)) for device in cib.devices]
-    covering = [(device, ports) for device, ports in covering if node in ports]
-    if not covering:
-        yield Row(node, problem="no device names it")
-    for device, ports in covering:
-        row = _row(node, device, ports, version, answers.get(device.id))
-        yield row if is_known else replace(row, problem="the cluster has no such node")
+def _rows_of(node: str, naming: Mapping[str, Sequence[_Way]]) -> list[Row]:
+    return [_row(node, way) for way in naming.get(node.lower(), ())] or [Row(node, problem="no device names it")]
 
 
-def _row(
-    node: str, device: Device, ports: ByNode, version: Version, answer: Sequence[Record] | VmfenceError | None
-) -> Row:
-    mapped = parse_host_map(device.options.get("pcmk_host_map", ""), version)
-    row = Row(node, device.id, "map" if node in mapped.ports() else "list", ports[node])
+def _row(node: str, way: _Way) -> Row:
+    device, answer = way.device, way.answer
+    given = way.mapped.get(node.lower(), ())
+    how = "map" if given else "list" if node in way.ports else "port"
+    row = Row(node, device.id, how, way.ports.get(node, node))
     if device.agent not in AGENTS:
         return replace(row, problem=f"not asked: {device.agent} has no host that shows guests")
     if isinstance(answer, VmfenceError):
         return replace(row, problem=f"nothing known from the host: {answer.what}")
+    found = way.shown.named(row.port)
+    row = replace(row, guest=found[0] if len(found) == 1 else None)
+    if how == "port":
+        return replace(row, problem="no device names it, and the guest of another node has its name")
+    if len(given) > 1:
+        return replace(row, problem=f"the map names it {len(given)} times, and only the last one counts")
     if answer is None:
         return row
-    found = [guest for guest in answer if row.port == guest.name or is_same(row.port, guest.uuid)]
     if len(found) != 1:
         several = "the host shows several guests of that name: use the UUID"
         return replace(row, problem=several if found else "the host shows no such guest")
-    state = found[0].state
-    is_off = "" if state == State.RUNNING else "the guest is not running"
-    return replace(row, guest=found[0], problem="the device is disabled" if device.is_disabled else is_off)
+    is_off = "" if found[0].state == State.RUNNING else "the guest is not running"
+    return replace(row, problem="the device is disabled" if device.is_disabled else is_off)
 
 
-def _with_rival(row: Row) -> Row:
-    return replace(row, problem="another node has the same guest")
+def _compared(found: Sequence[Row], disabled: Collection[str]) -> list[Row]:
+    """Return the rows with the problems that show only when they are held side by side."""
+    nodes: dict[str, set[str]] = defaultdict(set)
+    guests: dict[str, set[str]] = defaultdict(set)
+    for row in found:
+        if row.guest:
+            nodes[row.guest.uuid].add(row.node.lower())
+            guests[row.node.lower()].update({row.guest.uuid} if row.device not in disabled else ())
+    return [_beside(row, nodes, guests) for row in found]
+
+
+def _beside(row: Row, nodes: Mapping[str, set[str]], guests: Mapping[str, set[str]]) -> Row:
+    if row.guest is None or row.how == "port":
+        return row
+    if len(nodes[row.guest.uuid]) > 1:
+        return replace(row, problem="another node has the same guest")
+    several = len(guests[row.node.lower()]) > 1
+    return replace(row, problem="another device leads to another guest") if several else row

@@ -59,7 +59,9 @@ class Pacemaker:
 
     def load_cib(self) -> Cib:
         """Return the configuration: the cluster's, or that in the file."""
-        return cib.parse(_read(self.cib_file) if self.cib_file else self._text(["cibadmin", "--query"]))
+        if self.cib_file:
+            return cib.parse(_read(self.cib_file), f"the CIB in {self.cib_file}")
+        return cib.parse(self._text(["cibadmin", "--query"]))
 
     def load_status(self) -> Status:
         """Return what the cluster is doing now; with a file only what is configured, every node offline."""

@@ -83,7 +83,14 @@ class Record:
 
     def add(self, proof: Proof) -> None:
         """Append *proof*, dropping the oldest beyond KEPT_MAX; on return it is on the disk.  Raises VmfenceError."""
-        kept = (*read(self._path), proof)[-KEPT_MAX:]
+        self._store((*read(self._path), proof))
+
+    def replace(self, proof: Proof) -> None:
+        """Put *proof* in the place of the last one, which was added when this rehearsal began.  Raises VmfenceError."""
+        self._store((*read(self._path)[:-1], proof))
+
+    def _store(self, all_proofs: tuple[Proof, ...]) -> None:
+        kept = all_proofs[-KEPT_MAX:]
         text = json.dumps({"version": _VERSION, "proofs": [_entry(each) for each in kept]}, indent=1)
         try:
             _replace(self._path, text.encode("ascii") + b"\n")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from vmfence.cluster import coverage
 from vmfence.cluster.cib import Cib, Device, Level
+from vmfence.cluster.coverage import Coverage
 from vmfence.errors import VmfenceError
 
 Version = tuple[int, ...]
@@ -28,13 +28,15 @@ def loss_of(name: str, cib: Cib, version: Version, fencer: Fencer) -> Loss:
     themselves, and without it those fence none.  Raises VmfenceError when there is no such device.
     """
     require_device(name, cib)
-    covered = [node.name for node in cib.nodes if name in _fencing(node.name, cib, version, fencer)]
+    now = Coverage(cib, version)
+    covered = [node.name for node in cib.nodes if name in _fencing(node.name, now, fencer)]
     rest = replace(
         cib,
         devices=tuple(one for one in cib.devices if one.id != name),
         levels=tuple(_levels_without(name, cib)),
     )
-    bare = [node for node in covered if not _fencing(node, rest, version, fencer)]
+    then = Coverage(rest, version)
+    bare = [node for node in covered if not _fencing(node, then, fencer)]
     return Loss(tuple(covered), tuple(bare))
 
 
@@ -47,14 +49,10 @@ def require_device(name: str, cib: Cib) -> Device:
     return device
 
 
-def _fencing(node: str, cib: Cib, version: Version, fencer: Fencer) -> list[str]:
+def _fencing(node: str, coverage: Coverage, fencer: Fencer) -> list[str]:
     """Return the devices that would be used for *node*."""
-    found = []
-    for device in coverage.wanted_for(node, cib):
-        claims = coverage.covers(device, node, version)
-        if claims or (claims is None and device.id in fencer.get(node, ())):
-            found.append(device.id)
-    return found
+    able = fencer.get(node, ())
+    return [one.id for one in coverage.candidates(node) if coverage.covers(one, node) or one.id in able]
 
 
 def _levels_without(name: str, cib: Cib) -> Iterator[Level]:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import enum
 import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Callable, Protocol
 
 from vmfence import proc
@@ -44,10 +43,11 @@ class Sight(enum.Enum):
 
 @dataclass(frozen=True)
 class Look:
-    """One look.  *detail*: the state in libvirt's word, or why there was no answer."""
+    """One look.  *detail*: the state in libvirt's word, or why there was no answer; *uuid*: the guest's, if shown."""
 
     sight: Sight
     detail: str = ""
+    uuid: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return self.detail or self.sight.value
@@ -58,14 +58,15 @@ def look(inquiry: Inquiry, guest: str, ask: Callable[[Inquiry], Sequence[Record]
     try:
         records = ask(inquiry)
     except VmfenceError as error:
-        return Look(Sight.SILENT, str(error).rstrip("."))
+        return Look(Sight.SILENT, error.what)  # its remedy is for who asks once: it names a port of the moment
     found = [record for record in records if guest == record.name or guest.lower() == record.uuid.lower()]
     states = {record.state for record in found}
     if not found:
         return Look(Sight.ABSENT)
     if len(states) > 1:
         return Look(Sight.UNCLEAR, f"{len(found)} guests of this name, in different states")
-    return Look(_sight(found[0].state), str(found[0].as_dict()["state"]).replace("_", " "))
+    uuid = found[0].uuid.lower() if len(found) == 1 else ""
+    return Look(_sight(found[0].state), str(found[0].as_dict()["state"]).replace("_", " "), uuid)
 
 
 def _sight(state: int) -> Sight:
@@ -81,10 +82,15 @@ def unobtrusive(inquiry: Inquiry) -> Inquiry:
     return replace(inquiry, callback_port=0, timeout_s=min(inquiry.timeout_s, _LOOK_S))
 
 
+_HEIGHTS = {Sight.OFF: 1, Sight.HALTED: 2, Sight.RUNNING: 3}
+LookNow = Callable[[], Look]
+
+
 class Course:
     """What was seen of a guest, in seconds from the start; looks are added in order of time.
 
-    *down_s*: when it was first seen halted or off, *off_s*: off.  *back_s*: when it was first seen running after that.
+    *down_s*: when it was first seen halted or off after it had been seen in a better state, *off_s*: off.  *back_s*:
+    when it was first seen running after that, or after it had been off.  *began_off*: the first that was seen of it.
     *gap_s*: the longest time without an answer that showed it.
     """
 
@@ -94,8 +100,15 @@ class Course:
         self.down_s: float | None = None
         self.off_s: float | None = None
         self.back_s: float | None = None
+        self.began_off = False
         self.gap_s = 0.0
         self._shown_s = 0.0
+        self._best = 0
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it was seen off, or going down, and not running since."""
+        return (self.began_off or self.down_s is not None) and self.back_s is None
 
     def add(self, at_s: float, seen: Look) -> None:
         """Take in what was seen at *at_s*."""
@@ -105,11 +118,19 @@ class Course:
         self.gap_s = max(self.gap_s, at_s - self._shown_s)
         if seen.sight not in (Sight.SILENT, Sight.ABSENT):
             self._shown_s = at_s
-        if seen.sight in (Sight.HALTED, Sight.OFF) and self.down_s is None:
-            self.down_s = at_s
-        if seen.sight is Sight.OFF and self.off_s is None:
+        if seen.sight in _HEIGHTS:
+            self._note(at_s, _HEIGHTS[seen.sight])
+
+    def _note(self, at_s: float, height: int) -> None:
+        is_first, is_lower = self._best == 0, height < self._best
+        self._best = max(self._best, height)
+        if is_first:
+            self.began_off = height == _HEIGHTS[Sight.OFF]
+        if is_lower and self.down_s is None:
+            self.down_s, self.back_s = at_s, None
+        if is_lower and height == _HEIGHTS[Sight.OFF] and self.off_s is None:
             self.off_s = at_s
-        elif seen.sight is Sight.RUNNING and self.down_s is not None and self.back_s is None:
+        if height == _HEIGHTS[Sight.RUNNING] and self.is_down:
             self.back_s = at_s
 
     def as_list(self) -> list[dict[str, object]]:
@@ -139,24 +160,31 @@ class Start(Protocol):
 
 
 class Watcher:
-    """Looks at one guest again and again, in one thread with all that is waited for.
+    """Looks at guests again and again, in one thread with all that is waited for.
 
-    *start* runs a program in the background; clock and sleep in seconds.  *meanwhile*, which may be set, is called
-    after each look: what must be noticed at the same time.
+    *looks*: one for each guest, *courses* in the same order.  *start* runs a program in the background; clock and sleep
+    in seconds.  *meanwhile*, which may be set, is called after each look: what must be noticed at the same time.
     """
 
     def __init__(
         self,
-        look_now: Callable[[], Look],
+        looks: Sequence[LookNow],
         start: Start = proc.background,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.course = Course()
+        self.courses = tuple(Course() for _ in looks)
         self.meanwhile: Callable[[], object] = lambda: None
-        self._look_now, self._start, self._clock, self._sleep = look_now, start, clock, sleep
+        self._looks, self._start, self._clock, self._sleep = looks, start, clock, sleep
         self._began = clock()
         self._next = self._began
+
+    def begin(self) -> None:
+        """Look for the first time, and count the time from the end of that."""
+        seen = [look_now() for look_now in self._looks]
+        self._began = self._clock()
+        for course, each in zip(self.courses, seen):
+            course.add(0.0, each)
 
     def elapsed_s(self) -> float:
         """Return the seconds since the watch began."""
@@ -166,8 +194,9 @@ class Watcher:
         """Look once, not sooner than INTERVAL_S after the last look began."""
         self._sleep(max(0.0, self._next - self._clock()))
         self._next = self._clock() + INTERVAL_S
-        seen = self._look_now()
-        self.course.add(self.elapsed_s(), seen)
+        for course, look_now in zip(self.courses, self._looks):
+            seen = look_now()
+            course.add(self.elapsed_s(), seen)
         self.meanwhile()
 
     def until(self, is_over: Callable[[], bool], limit_s: float) -> bool:
@@ -182,13 +211,19 @@ class Watcher:
     def run(self, argv: list[str], timeout_s: float, environment: Mapping[str, str] | None = None) -> proc.Result:
         """Run *argv* as proc.run() does, and look meanwhile; all its output counts as stderr.
 
-        Raises VmfenceError when it cannot start, DeadlineExceeded after *timeout_s*.
+        Raises VmfenceError when it cannot be run, DeadlineExceeded after *timeout_s*.
         """
-        with tempfile.TemporaryDirectory(prefix="vmfence-") as folder:
-            output = os.path.join(folder, "output")
-            with self._start(argv, output, environment) as process:
-                if not self.until(lambda: not process.is_alive(), timeout_s):
-                    raise DeadlineExceeded(f"{argv[0]} did not end within {timeout_s:.0f} s")
-                status = process.status
-            with open(output, encoding="utf-8", errors="replace") as file:
-                return proc.Result(tuple(argv), -1 if status is None else status, "", file.read(_OUTPUT_MAX))
+        try:
+            # In memory: a full disk, or a folder that is gone, must not end a fencing halfway.
+            with os.fdopen(os.memfd_create("output"), encoding="utf-8", errors="replace") as output:
+                status = self._run(argv, f"/proc/self/fd/{output.fileno()}", timeout_s, environment)
+                return proc.Result(tuple(argv), status, "", output.read(_OUTPUT_MAX))
+        except OSError as error:
+            raise VmfenceError(f"cannot run {argv[0]}", error.strerror or str(error)) from error
+
+    def _run(self, argv: list[str], path: str, timeout_s: float, environment: Mapping[str, str] | None) -> int:
+        with self._start(argv, path, environment) as process:
+            if not self.until(lambda: not process.is_alive(), timeout_s):
+                raise DeadlineExceeded(f"{argv[0]} did not end within {timeout_s:.0f} s")
+            status = process.status
+        return -1 if status is None else status

@@ -9,52 +9,20 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from vmfence.config import settings as configuration
-from vmfence.config.grammar import shown
-from vmfence.config.settings import KEY_FILE, MULTICAST_ADDRESSES, PORT, MulticastSettings, Settings, TcpSettings
+from vmfence.config.settings import MulticastSettings, SerialSettings, Settings, TcpSettings, VsockSettings
 from vmfence.errors import ConfigError, ListenError, Unreachable, UsageError, VmfenceError
-from vmfence.host import configure, network
+from vmfence.host import channels, configure, network
 from vmfence.host.backends.inventory import DEFAULT_URI, Inventory
-from vmfence.host.network import Bridge, Interface
+from vmfence.host.network import Interface
+from vmfence.host.sections import Section, is_session, rules_of, sections_of, what_rules_mean
+from vmfence.host.wishes import Ground, Wishes, names
 from vmfence.policy import Group
 
-LISTENERS = ("multicast", "tcp")
-LOOPBACK = "127.0.0.1"
-_NAME_ONE = "name the bridge of the guests with --interface, or take --listener tcp"
 _CHANGE_IT = "change it with: vmfence host configure"
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """The command line.  None and () mean: choose."""
-
-    config: str | None = None
-    uris: tuple[str, ...] = ()
-    interface: str | None = None
-    listener: str | None = None
-    key_file: str | None = None
-    firewall: bool = True
-    service: bool = True
-    check: bool = True
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What this host has.  *settings* None: no configuration at *config_path* yet; *addresses*: interface -> IPv4.
-
-    *silent*: the URIs that did not answer, each with its error; *users*: the user ids of whoever runs this.
-    """
-
-    config_path: str
-    settings: Settings | None
-    inventories: tuple[Inventory, ...]
-    silent: tuple[tuple[str, VmfenceError], ...] = ()
-    interfaces: tuple[Interface, ...] = ()
-    addresses: Mapping[str, str] = field(default_factory=dict)
-    users: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -80,10 +48,15 @@ def choose(wishes: Wishes, ground: Ground) -> Choice:
     inventories = _inventories(wishes, ground)
     if ground.settings is not None:
         return _existing(wishes, ground, ground.settings, inventories)
-    listener, why = _listener(wishes, ground, inventories)
-    keys = {"key_file": wishes.key_file or KEY_FILE, **listener}
-    settings, text = _written(ground.config_path, str(keys.pop("listener")), keys, [one.uri for one in inventories])
-    doubts = network.doubts(listener["interface"], inventories) if "interface" in listener else []
+    sections, why = sections_of(wishes, ground, inventories)
+    uris = [one.uri for one in inventories]
+    rules = rules_of(wishes, sections, [guest for one in inventories for guest in one.guests])
+    settings, text = _written(ground.config_path, sections, uris, rules)
+    _check_guests(wishes, settings, inventories)
+    interfaces = [section.keys["interface"] for section in sections if "interface" in section.keys]
+    doubts = [doubt for interface in interfaces for doubt in network.doubts(interface, inventories)]
+    if rules:
+        doubts.append(what_rules_mean(rules, ground.config_path))
     others = [str(one) for one in ground.inventories if one.guests and one not in inventories]
     doubts += [f"not served: {other}; give every URI with --uri if they are to be fenced too" for other in others]
     doubts += [f"not served, and perhaps it has guests: {error}" for _, error in ground.silent]
@@ -99,7 +72,10 @@ def described(settings: Settings) -> str:
 def _where(one: configuration.ListenerSettings) -> str:
     if isinstance(one, MulticastSettings):
         return f"multicast {one.address} port {one.port}" + (f" on {one.interface}" if one.interface else "")
-    return f"tcp {one.address} port {one.port}" if isinstance(one, TcpSettings) else one.name
+    if isinstance(one, SerialSettings):
+        where = f" below {one.path}" if one.path else ""
+        return (f"virtio port {one.channel}" if one.mode == "virtio" else f"serial, mode {one.mode}") + where
+    return f"vsock port {one.port}" if isinstance(one, VsockSettings) else f"tcp {one.address} port {one.port}"
 
 
 def _inventories(wishes: Wishes, ground: Ground) -> tuple[Inventory, ...]:
@@ -113,11 +89,11 @@ def _inventories(wishes: Wishes, ground: Ground) -> tuple[Inventory, ...]:
     if wishes.uris or ground.settings:
         return ground.inventories
     with_guests = [one for one in ground.inventories if one.guests]
-    of_system = [one for one in with_guests if not _is_session(one.uri)]
+    of_system = [one for one in with_guests if not is_session(one.uri)]
     if of_system:
         return (of_system[0],)
     for uri, error in ground.silent:
-        if not _is_session(uri):
+        if not is_session(uri):
             raise Unreachable(error.what, error.why, f"{error.remedy.rstrip('.')}; or name what to serve with --uri")
     ours = [one for one in with_guests if _is_of(ground.users, one.uri)]
     if with_guests and not ours:
@@ -125,10 +101,6 @@ def _inventories(wishes: Wishes, ground: Ground) -> tuple[Inventory, ...]:
         remedy = f"to serve them give {words}; to serve the system, which has none yet, give --uri {DEFAULT_URI}"
         raise VmfenceError(f"all guests are in sessions of other users: {with_guests[0]}", "", remedy)
     return tuple((ours or list(ground.inventories))[:1])
-
-
-def _is_session(uri: str) -> bool:
-    return "/session" in uri
 
 
 def _is_of(users: Iterable[int], uri: str) -> bool:
@@ -146,6 +118,7 @@ def _hypervisor(wishes: Wishes, inventories: tuple[Inventory, ...], is_some_sile
 
 def _existing(wishes: Wishes, ground: Ground, settings: Settings, inventories: tuple[Inventory, ...]) -> Choice:
     _refuse_contradiction(wishes, settings)
+    _check_guests(wishes, settings, inventories)
     why = f"{ground.config_path} says so"
     doubts: list[str] = []
     for one in settings.listeners:
@@ -153,6 +126,7 @@ def _existing(wishes: Wishes, ground: Ground, settings: Settings, inventories: t
             _check_interface(one, settings.path, ground.interfaces)
             doubts += network.doubts(one.interface, inventories)
     doubts += _unreachable(settings, inventories) + unknown_targets(settings, inventories)
+    doubts += left_out(wishes, settings, inventories)
     hypervisor = "; ".join(map(str, inventories))
     return Choice(settings, None, (hypervisor, why), (described(settings), why), tuple(doubts))
 
@@ -197,7 +171,7 @@ def _refuse_contradiction(wishes: Wishes, settings: Settings) -> None:
     listeners = settings.listeners
     given = {
         "--uri": not wishes.uris or wishes.uris == settings.backend.uris,
-        "--listener": wishes.listener in (None, *(one.name for one in listeners)),
+        "--listener": {*wishes.listeners} <= {_kind(one) for one in listeners},
         "--interface": wishes.interface in (None, *(getattr(one, "interface", None) for one in listeners)),
         "--key-file": wishes.key_file in (None, *(getattr(one, "key_file", None) for one in listeners)),
     }
@@ -206,68 +180,48 @@ def _refuse_contradiction(wishes: Wishes, settings: Settings) -> None:
             raise UsageError(f"{option} contradicts {settings.path}, which is used as it is", "", _CHANGE_IT)
 
 
-def _listener(wishes: Wishes, ground: Ground, inventories: tuple[Inventory, ...]) -> tuple[dict[str, str], str]:
-    """Return the values of the listener's section, with its name as ``listener``, and why this one."""
-    bridges = network.bridges(ground.interfaces, inventories)
-    if wishes.interface is not None:
-        network.check_interface(wishes.interface, ground.interfaces)
-    if wishes.listener == "tcp":
-        return _tcp(wishes.interface or next((one.name for one in bridges if one.guests), None), ground.addresses)
-    if wishes.interface is not None:
-        return _multicast(wishes.interface), "named by --interface"
-    served = [one for one in bridges if one.guests]
-    if served:
-        return _multicast(served[0].name), _why_bridge(served, sum(len(one.guests) for one in inventories))
-    return _without_bridge(bridges, inventories)
+def _kind(one: configuration.ListenerSettings) -> str:
+    """Return the word of LISTENERS for a listener."""
+    return one.mode if isinstance(one, SerialSettings) else one.name
 
 
-def _why_bridge(served: list[Bridge], guests: int) -> str:
-    best = served[0]
-    if len(best.guests) == guests:
-        return f"all guests are attached to it: {network.some(best.guests)}"
-    if len(served) == 1:
-        return f"the only bridge with guests: {network.some(best.guests)}"
-    return f"of {len(served)} bridges with guests it has most: {network.some(best.guests)}; another with --interface"
-
-
-def _without_bridge(bridges: tuple[Bridge, ...], inventories: tuple[Inventory, ...]) -> tuple[dict[str, str], str]:
-    """Choose where no guest is attached to a bridge that exists.  Raises VmfenceError when nothing can be said."""
+def _check_guests(wishes: Wishes, settings: Settings, inventories: Iterable[Inventory]) -> None:
+    """Raise UsageError for a wished guest that no libvirt has, or where no listener needs devices of guests."""
+    if (wishes.guests or wishes.define) and not channels.ways(settings):
+        option = "--guest" if wishes.guests else "--define"
+        remedy = "with --listener virtio, serial or vsock guests get devices"
+        raise UsageError(f"{option} has no use here", "no listener needs a device of the guests", remedy)
     guests = [guest for one in inventories for guest in one.guests]
-    links = sorted({link for guest in guests for link in (*guest.unresolved, *guest.bridges)})
-    if links:
-        names = sorted({link for guest in guests for link in guest.unresolved})
-        how = f" (virsh net-start {shown(shlex.quote(names[0]))})" if names else ""
-        remedy = f"start it{how}, or {_NAME_ONE}"
-        raise VmfenceError(f"{', '.join(map(shown, links))}, to which guests are attached, is not up", "", remedy)
-    if guests and all(_is_session(one.uri) for one in inventories) and not any(guest.direct for guest in guests):
-        why = "guests of a session have no bridge; with user networking they reach this as 10.0.2.2"
-        return {"listener": "tcp", "address": LOOPBACK}, why
-    if not guests and len(bridges) == 1:
-        return _multicast(bridges[0].name), "the only bridge of this host, which has no guests yet"
-    what = "no guest is attached to a bridge of this host" if guests else "there are no guests that show which bridge"
-    raise VmfenceError(what, f"bridges here: {', '.join(one.name for one in bridges) or 'none'}", _NAME_ONE)
+    for wanted in wishes.guests:
+        if not any(names((wanted,), guest.name, guest.uuid) for guest in guests):
+            near = difflib.get_close_matches(wanted, [guest.name for guest in guests], 1)
+            remedy = f"did you mean {near[0]}?" if near else "see: virsh list --all"
+            raise UsageError(f"there is no guest {wanted!r}", "", remedy)
 
 
-def _multicast(interface: str) -> dict[str, str]:
-    address = {"family": "ipv4", "address": MULTICAST_ADDRESSES["ipv4"], "port": str(PORT)}
-    return {"listener": "multicast", **address, "interface": interface}
+def left_out(wishes: Wishes, settings: Settings, inventories: Iterable[Inventory]) -> list[str]:
+    """Return a doubt for the guests that could have a channel, and that access rules do not let ask for anything."""
+    doubts = []
+    for way in channels.ways(settings):
+        found = [guest for one in inventories if one.uri in way.uris for guest in one.guests]
+        silent = [one for one in found if not channels.is_admitted(settings, way, one.name, one.uuid)]
+        silent = [one for one in silent if not wishes.guests or names(wishes.guests, one.name, one.uuid)]
+        if silent:
+            first = f'add uuid = "{silent[0].uuid}"; to a group'
+            doubts.append(f"no group lets in by {way}: {network.some([one.name for one in silent])}; {first}")
+    return doubts
 
 
-def _tcp(interface: str | None, addresses: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """tcp on the bridge's own address: the default of fence_virtd, loopback, is one that no guest reaches."""
-    if interface is None or interface not in addresses:
-        where = f"{interface} has none" if interface else "no bridge has guests"
-        raise VmfenceError("no address for listener tcp", where, "name an interface with an IPv4 address: --interface")
-    return {"listener": "tcp", "address": addresses[interface]}, f"named by --listener; the address of {interface}"
-
-
-def _written(path: str, listener: str, keys: Mapping[str, str], uris: list[str]) -> tuple[Settings, bytes]:
+def _written(
+    path: str, sections: Iterable[Section], uris: list[str], rules: tuple[Group, ...]
+) -> tuple[Settings, bytes]:
     """Return the settings of a new file, and its text."""
-    tree = configure.with_value((), "fence_virtd", "listener", listener)
+    tree = configure.with_value((), "fence_virtd", "listener", " ".join(section.name for section in sections))
     tree = configure.with_value(tree, "fence_virtd", "backend", "libvirt")
-    for key, value in keys.items():
-        tree = configure.with_value(tree, f"listeners/{listener}", key, value)
+    for section in sections:
+        for key, value in section.keys.items():
+            tree = configure.with_value(tree, f"listeners/{section.name}", key, value)
     for number, uri in enumerate(uris):
         tree = configure.with_value(tree, "backends/libvirt", f"uri{number or ''}", uri)
-    text = configure.text_of(tree)
+    text = configure.text_of(configure.with_rules(tree, rules))
     return configuration.read(text, path), text

@@ -13,12 +13,13 @@ import difflib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 from vmfence.config.grammar import FILE_BYTES_MAX, Assign, Section, Tree, dump, parse
 from vmfence.errors import ConfigError, NotPermitted, VmfenceError
 from vmfence.keyfile import keep_copy
+from vmfence.policy import Group, Source
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # a fifo must not hang it
 _NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -68,6 +69,29 @@ def _in_entries(entries: Tree, key: str, value: str | None) -> Tree:
     if not same:
         return (*entries, new)
     return tuple(new if entry is same[-1] else entry for entry in entries if entry is same[-1] or entry not in same)
+
+
+def rules_for(guests: Iterable[str], by_network: bool) -> tuple[Group, ...]:
+    """Return the rules by which any of *guests* (names or UUIDs) may fence any other, as whoever has the key may.
+
+    Guests behind channels are known by what they are, so they need a group without addresses; *by_network*: where
+    requests come from addresses too, which another group lets in.
+    """
+    targets = tuple(guests)
+    rules = (Group("channels", (), targets),)
+    everywhere = (Source.parse("0.0.0.0/0"), Source.parse("::/0"))
+    return (*rules, Group("network", everywhere, targets)) if by_network else rules
+
+
+def with_rules(tree: Tree, rules: Iterable[Group]) -> Tree:
+    """Return *tree* with the groups *rules* at its end."""
+    groups = tuple(Section("group", None, _group_entries(rule)) for rule in rules)
+    return (*tree, Section("groups", None, groups)) if groups else tree
+
+
+def _group_entries(rule: Group) -> Tree:
+    sources = (Assign("ip", source.text) for source in rule.sources)
+    return (Assign("name", rule.label), *sources, *(Assign("uuid", target) for target in rule.targets))
 
 
 def text_of(tree: Tree) -> bytes:

@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import stat
+from collections.abc import Mapping
 from typing import Any, Callable
 
 from vmfence.errors import NotPermitted, Unreachable, VmfenceError
@@ -25,6 +26,7 @@ _LINE_BYTES_MAX = 4096
 _REQUEST_S = 2.0
 _ANSWER_BYTES_MAX = 4 << 20
 _CONNECTIONS_MAX = 16
+_MOMENT_MAX = 1e11  # seconds of the wall clock: in the year 5138, which calendars can show
 
 
 class ControlSocket:
@@ -73,7 +75,7 @@ class ControlSocket:
         try:
             asked = json.loads(line)
             version, command = asked["version"], asked["command"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return {"error": 'expected one line such as {"version": 1, "command": "status"}'}
         if version != VERSION:
             return {"error": f"version {version!r} is not known, {VERSION} is"}
@@ -83,7 +85,10 @@ class ControlSocket:
 
 
 def ask(path: str, timeout_s: float = 5.0) -> dict[str, Any]:
-    """Return the status of the daemon at *path*.  Raises Unreachable when none answers, VmfenceError for nonsense."""
+    """Return the status of the daemon at *path*: what vmfence.host.daemon describes, every part in its place.
+
+    Raises Unreachable when none answers, VmfenceError for nonsense and for what another version says.
+    """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_s)
@@ -94,20 +99,74 @@ def ask(path: str, timeout_s: float = 5.0) -> dict[str, Any]:
         raise _unreachable(path, error) from error
     try:
         found = json.loads(answer)
-        status: dict[str, Any] = dict(found["status"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise VmfenceError(f"the daemon at {path} gave no status", repr(answer[:200])) from error
+    if not isinstance(found, dict) or not isinstance(found.get("status"), dict):
+        said = found.get("error") if isinstance(found, dict) else None
+        raise VmfenceError(f"the daemon at {path} gave no status", repr(said or answer[:200]))
+    status: dict[str, Any] = found["status"]
+    if found.get("version") != VERSION or not _fits(status, _SHAPE):
+        why = f"it calls itself {str(status.get('program'))[:100]!r}"
+        remedy = "have this version run: systemctl restart vmfence"
+        raise VmfenceError(f"the daemon at {path} is of another version", why, remedy)
     return status
 
 
+def lists_answered(status: Mapping[str, Any]) -> int:
+    """Return how many requests for a list the daemon of *status* has answered."""
+    found = [one for one in status["requests"] if one["action"] == "list" and one["result"] != "dropped"]
+    return sum(int(one["count"]) for one in found)
+
+
+def _is_moment(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < _MOMENT_MAX
+
+
+def _is_tally(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(count, int) for count in value.values())
+
+
+# What a status must hold for those who read it; it may hold more.
+_SHAPE: dict[str, Any] = {
+    "program": str,
+    "pid": int,
+    "started_at": _is_moment,
+    "read_at": _is_moment,
+    "config": str,
+    "listeners": [{"where": str, "is_open": bool, "trouble": str}],
+    "backend": str,
+    "hypervisors": [{"uri": str, "is_answering": bool, "trouble": str, "connections": int}],
+    "keys": [{"owner": str, "path": str, "sha256": str}],
+    "access_rules": int,
+    "in_flight": int,
+    "requests": [{"action": str, "result": str, "count": int}],
+    "rejected": _is_tally,
+    "last_rejected": [{"at": _is_moment, "origin": str, "reason": str}],
+    "history": {"lost": int, "trouble": str},
+}
+
+
+def _fits(value: object, shape: Any) -> bool:
+    """Whether *value* is of the kind *shape*, or what that function says; of a dict the keys named, of a list each."""
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(key in value and _fits(value[key], shape[key]) for key in shape)
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_fits(one, shape[0]) for one in value)
+    return isinstance(value, shape) if isinstance(shape, type) else bool(shape(value))
+
+
 def stale_files(status: dict[str, Any]) -> list[str]:
-    """Return the configuration and keys in use that were changed since the daemon of *status* read them."""
+    """Return the configuration and keys that were changed or removed since the daemon of *status* read them."""
     paths = dict.fromkeys([str(status.get("config")), *(str(key["path"]) for key in status.get("keys", ()))])
     found = []
     for path in paths:
-        with contextlib.suppress(OSError):  # gone, or not for this user to see
+        try:
             if os.stat(path).st_ctime > status.get("read_at", 0.0):
                 found.append(path)
+        except (FileNotFoundError, NotADirectoryError):
+            found.append(path)
+        except OSError:
+            pass  # not for this user to see
     return found
 
 

@@ -11,20 +11,12 @@ from typing import Any
 
 from vmfence import proc
 from vmfence.config import settings as configuration
-from vmfence.config.settings import (
-    PORT,
-    SEARCH_PATHS,
-    MulticastSettings,
-    SerialSettings,
-    Settings,
-    TcpSettings,
-)
+from vmfence.config.settings import SEARCH_PATHS, MulticastSettings, Settings, TcpSettings
 from vmfence.errors import NotPermitted, Unreachable, VmfenceError
 from vmfence.findings import NotAsked
-from vmfence.host import assemble, control, firewall, ground, hidden, kernel, network, probe, selinux, unit
+from vmfence.host import assemble, control, ground, hidden, kernel, network, openings, probe, selinux, unit
 from vmfence.host.backends import inventory
 from vmfence.host.backends.inventory import GuestFacts, Inventory
-from vmfence.host.firewall import Firewall
 from vmfence.host.ground import KeyFacts
 from vmfence.host.hidden import Process
 from vmfence.host.kernel import Holder, Network
@@ -32,6 +24,9 @@ from vmfence.host.network import Interface
 from vmfence.host.probe import Probe
 from vmfence.host.selinux import SELinux
 from vmfence.host.unit import UnitFacts
+from vmfence.packetfilter import firewall
+from vmfence.packetfilter.firewall import Firewall
+from vmfence.packetfilter.rules import Opening
 
 LIBVIRT_S = 3.0
 _STATUS_S = 2.0
@@ -72,7 +67,8 @@ class Facts:
     """All facts; what could not be gathered is the VmfenceError instead, and rules that need it are not asked.
 
     *path*: the configuration that counts; *accepted*: True where the daemon would take it with its keys.  *holders*:
-    sockets at the ports of the listeners; *processes*: QEMU's.  *now*: seconds of the wall clock.
+    sockets at the ports of the listeners; *processes*: QEMU's; *way_back*: commands that let out call-backs.
+    *program*: the words that start vmfence.  *now*: seconds of the wall clock.
     """
 
     path: str
@@ -88,15 +84,48 @@ class Facts:
     libvirt: Libvirt
     processes: tuple[Process, ...]
     firewall: Firewall
+    way_back: tuple[str, ...]
     unit: UnitFacts
     selinux: SELinux
     clock: Clock
+    program: tuple[str, ...]
     now: float
 
     @property
     def serving(self) -> object:
         """The probes if a daemon runs, or the error that says that none does: then silence needs no other reason."""
         return self.status if isinstance(self.status, Unreachable) else self.probes
+
+    @property
+    def heard(self) -> object:
+        """The probes if one was answered, else why not: then nobody knows who would have answered."""
+        if isinstance(self.probes, VmfenceError) or any(one.ours or one.others for one in self.probes):
+            return self.probes
+        return next((one.error for one in self.probes if one.error is not None), self.probes)
+
+    @property
+    def answering(self) -> object:
+        """What libvirt has, or the error where no libvirt of the configuration answers: nothing is known of guests."""
+        if isinstance(self.libvirt, VmfenceError) or self.libvirt.found or not self.libvirt.silent:
+            return self.libvirt
+        return self.libvirt.silent[0][1]
+
+    @property
+    def complete(self) -> object:
+        """What libvirt has, or the error of any that does not answer: it may have the guest that is looked for."""
+        if isinstance(self.libvirt, VmfenceError) or not self.libvirt.silent:
+            return self.libvirt
+        return self.libvirt.silent[0][1]
+
+    @property
+    def allowed(self) -> object:
+        """The error where this user may not ask the daemon, or nobody can say which; otherwise True."""
+        return self.status if isinstance(self.status, (NotPermitted, NotAsked)) else True
+
+    @property
+    def readable(self) -> object:
+        """The error where this user may not read a key, or there is none to judge; otherwise True."""
+        return self.accepted if isinstance(self.accepted, (NotPermitted, NotAsked)) else True
 
     @property
     def multicast(self) -> tuple[MulticastSettings, ...]:
@@ -129,7 +158,19 @@ def everything(settings: Settings | VmfenceError) -> Gatherers:
     }
     if isinstance(settings, VmfenceError):
         error = NotAsked("the configuration cannot be read")
-        names = ("accepted", "keys", "network", "holders", "status", "stale", "probes", "firewall", "selinux", "clock")
+        names = (
+            "accepted",
+            "keys",
+            "network",
+            "holders",
+            "status",
+            "stale",
+            "probes",
+            "firewall",
+            "way_back",
+            "selinux",
+            "clock",
+        )
         return {**known, **{name: _raiser(error) for name in names}}
     return {
         **known,
@@ -141,6 +182,7 @@ def everything(settings: Settings | VmfenceError) -> Gatherers:
         "stale": lambda: read_stale(settings),
         "probes": lambda: probe.try_listeners(settings),
         "firewall": lambda: read_firewall(settings),
+        "way_back": lambda: read_way_back(settings),
         "selinux": lambda: selinux.look([settings.path, *ground.key_files(settings, with_groups=True)]),
         "clock": lambda: read_clock(settings),
     }
@@ -150,7 +192,7 @@ def complete(config: str | None, gathered: Mapping[str, Any]) -> Facts:
     """Return the facts made of what was *gathered*."""
     settings = gathered["settings"]
     path = config or SEARCH_PATHS[0] if isinstance(settings, VmfenceError) else settings.path
-    return Facts(path=path, **gathered, now=time.time())
+    return Facts(path=path, **gathered, program=unit.program(), now=time.time())
 
 
 def accept(settings: Settings) -> bool:
@@ -166,10 +208,7 @@ def read_keys(settings: Settings) -> tuple[KeyFacts, ...]:
     """Return the judgement of each key.  Raises NotPermitted for one that this user may not read."""
     paths = ground.key_files(settings, with_groups=True)
     for path in paths:
-        folder = os.path.dirname(path) or "."
-        hidden_folder = os.path.exists(folder) and not os.access(folder, os.X_OK)
-        if hidden_folder or (os.path.exists(path) and not os.access(path, os.R_OK)):
-            raise NotPermitted(f"this user may not read the key {path}", "", "run this as root")
+        probe.refuse_hidden(path)
     return tuple(map(ground.read_key, paths))
 
 
@@ -219,7 +258,15 @@ def read_firewall(settings: Settings) -> Firewall:
     if any(getattr(one, "interface", "") is None or isinstance(one, TcpSettings) for one in settings.listeners):
         found = inventory.survey(dict.fromkeys(settings.backend.uris), LIBVIRT_S)[0]
         bridges = [bridge.name for bridge in network.bridges(interfaces, found) if bridge.guests]
-    return firewall.look(firewall.openings(settings, addresses.get, bridges))
+    return firewall.look(openings.openings(settings, addresses.get, bridges), openings.SERVICE_FILE)
+
+
+def read_way_back(settings: Settings) -> tuple[str, ...]:
+    """Return what would let out the connections back to guests.  Raises VmfenceError, NotPermitted unless root asks."""
+    if os.geteuid() != 0:
+        raise NotPermitted("this user may not read the firewall", "", "run this as root")
+    listeners = [one for one in settings.listeners if isinstance(one, MulticastSettings)]
+    return firewall.look_out([Opening("tcp", one.port, one.interface, one.family) for one in listeners])
 
 
 def read_clock(settings: Settings) -> Clock:
@@ -234,16 +281,6 @@ def read_clock(settings: Settings) -> Clock:
     except VmfenceError:
         told = ""
     return Clock({"yes": True, "no": False}.get(told), newest)
-
-
-def needs_channel(settings: Settings) -> bool:
-    """Whether guests without a network can ask."""
-    return any(not isinstance(one, (MulticastSettings, TcpSettings)) for one in settings.listeners)
-
-
-def is_usual_port(settings: Settings) -> bool:
-    """Whether all ports are the one that packaged firewall services name."""
-    return all(getattr(one, "port", PORT) == PORT for one in settings.listeners if not isinstance(one, SerialSettings))
 
 
 def _raiser(error: VmfenceError) -> Callable[[], Any]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from vmfence import keyfile
 from vmfence.config import settings as configuration
-from vmfence.config.settings import SEARCH_PATHS, Settings
-from vmfence.errors import KeyFileError, VmfenceError
-from vmfence.host import control, firewall, network, unit
-from vmfence.host.backends import inventory
-from vmfence.host.choice import Ground, Wishes
-from vmfence.host.firewall import Firewall
-from vmfence.host.packet_rules import Opening
+from vmfence.config.settings import CONTROL_SOCKET, SEARCH_PATHS, ListenerSettings, Settings
+from vmfence.errors import KeyFileError, NotPermitted, Unreachable, VmfenceError
+from vmfence.host import channels, configure, control, network, openings, selfcheck, unit
+from vmfence.host.backends import devices, inventory
+from vmfence.host.channels import Stand
 from vmfence.host.unit import UnitFacts
+from vmfence.host.wishes import Ground, Wishes, names
+from vmfence.packetfilter import firewall
+from vmfence.packetfilter.firewall import Firewall
+from vmfence.packetfilter.rules import Opening
 from vmfence.protocol.auth import Hash
 
 LIBVIRT_S = 10.0
@@ -44,7 +46,9 @@ class KeyFacts:
 class Site:
     """What there is around the settings that were chosen.
 
-    *rivals*: processes of fence_virtd in our network; *stale*: what was changed since the daemon that runs read it.
+    *rivals*: processes of fence_virtd in our network; *stale*: what was changed since the daemon that runs read it;
+    *is_port_taken*: somebody else's daemon has a port of ours; *config_fault*: why a new configuration cannot be put
+    where it is to be; *stands*: how the guests stand to the ways that are devices of theirs.
     """
 
     keys: tuple[KeyFacts, ...] = ()
@@ -55,6 +59,10 @@ class Site:
     program: tuple[str, ...] = ("vmfence",)
     rivals: tuple[int, ...] = ()
     stale: tuple[str, ...] = ()
+    is_port_taken: bool = False
+    config_fault: VmfenceError | None = None
+    stands: tuple[Stand, ...] = ()
+    has_vhost_vsock: bool = True
 
 
 def survey(wishes: Wishes) -> Ground:
@@ -77,13 +85,42 @@ def _own_users() -> tuple[int, ...]:
 
 
 def _configuration(explicit: str | None) -> tuple[str, Settings | None]:
-    """Return the path and settings of the present configuration, or where a new one is to be and None."""
-    candidates = (explicit,) if explicit is not None else SEARCH_PATHS
+    """Return the path and settings of the present configuration, or where a new one is to be and None.
+
+    Raises VmfenceError when it is not clear which the service runs with: it may hold access rules.
+    """
+    in_service = _in_service() if explicit is None else None
+    named = in_service or explicit
+    candidates = (named,) if named is not None else SEARCH_PATHS
     path = next((path for path in candidates if os.path.lexists(path)), None)
     settings = None if path is None else configuration.load(path)
     if path is None or settings is None or (explicit is None and is_unused_sample(settings)):
         return candidates[0], None
     return path, settings
+
+
+def _in_service() -> str | None:
+    """Return the configuration that the service or a running daemon has, if it is none of the usual ones.
+
+    Raises VmfenceError when they disagree, or it is gone.
+    """
+    found = dict.fromkeys(path for path in (unit.named_config(), _running_config()) if path is not None)
+    others = [path for path in found if path not in SEARCH_PATHS]
+    if len(others) > 1:
+        why = f"the service's unit names {others[0]}, the daemon that runs has {others[1]}"
+        raise VmfenceError("it is not clear which configuration is meant", why, "name it with --config")
+    if others and not os.path.lexists(others[0]):
+        remedy = "put it back, or name another with --config"
+        raise VmfenceError(f"the configuration of the service, {others[0]}, is gone", "", remedy)
+    return others[0] if others else None
+
+
+def _running_config() -> str | None:
+    """Return the configuration of the daemon at the usual socket; None when none tells it."""
+    try:
+        return str(control.ask(CONTROL_SOCKET)["config"])
+    except VmfenceError:
+        return None
 
 
 def is_unused_sample(settings: Settings) -> bool:
@@ -104,26 +141,61 @@ def inspect(wishes: Wishes, settings: Settings, found: Ground) -> Site:
     interfaces = {address: interface for interface, address in found.addresses.items()}
     served = [one for one in found.inventories if one.uri in settings.backend.uris]
     bridges = [one.name for one in network.bridges(found.interfaces, served) if one.guests]
-    openings = firewall.openings(settings, interfaces.get, bridges)
+    wanted = openings.openings(settings, interfaces.get, bridges)
     facts = unit.look() if wishes.service else UnitFacts()
+    stale = _stale(settings, facts.path)
     return Site(
         keys=tuple(map(read_key, key_files(settings, with_groups=True))),
         config_owner=os.stat(settings.path).st_uid if os.path.exists(settings.path) else 0,
-        openings=openings,
-        firewall=firewall.look(openings) if wishes.firewall else Firewall(),
+        openings=wanted,
+        firewall=firewall.look(wanted, openings.SERVICE_FILE) if wishes.firewall else Firewall(),
         unit=facts,
         program=unit.program(),
         rivals=tuple(rivals()),
-        stale=_stale(settings, facts.path) if wishes.service else (),
+        stale=(stale or ()) if wishes.service else (),
+        is_port_taken=stale is None and not facts.is_active and any(map(_is_taken, settings.listeners)),
+        config_fault=_config_fault(settings.path),
+        stands=tuple(_stands(wishes, settings)),
+        has_vhost_vsock=os.path.exists(channels.VHOST_VSOCK),
     )
 
 
-def _stale(settings: Settings, unit_path: str | None) -> tuple[str, ...]:
-    """Return what was changed since the daemon that runs read it; nothing when none runs."""
+def _stands(wishes: Wishes, settings: Settings) -> Iterator[Stand]:
+    """Yield how each guest that is meant stands to each way; those that the access rules leave out are not meant."""
+    for way in channels.ways(settings):
+        for guest in (guest for uri in way.uris for guest in devices.read_definitions(uri, LIBVIRT_S)):
+            is_meant = not wishes.guests or names(wishes.guests, guest.name, guest.uuid)
+            if is_meant and channels.is_admitted(settings, way, guest.name, guest.uuid):
+                yield channels.stand(way, guest)
+
+
+def _is_taken(one: ListenerSettings) -> bool:
+    """Whether somebody has the port of *one*; what is wrong with its address is not our question."""
+    with contextlib.suppress(VmfenceError):
+        return isinstance(one, selfcheck.Network) and selfcheck.is_taken(one)
+    return False
+
+
+def _config_fault(path: str) -> VmfenceError | None:
+    """Return why no file can be put at *path*, whoever tries; None when one is there."""
+    try:
+        if not os.path.lexists(path):
+            configure.check_writable(path)
+    except NotPermitted:
+        pass  # of this user: --dry-run is for everybody
+    except VmfenceError as error:
+        return error
+    return None
+
+
+def _stale(settings: Settings, unit_path: str | None) -> tuple[str, ...] | None:
+    """Return what was changed since the daemon that runs read it; None when none runs."""
     try:
         status = control.ask(settings.daemon.control_socket)
+    except (Unreachable, NotPermitted):
+        return None
     except VmfenceError:
-        return ()
+        return ("this version of vmfence",)
     return stale_files(status, settings.path, unit_path)
 
 

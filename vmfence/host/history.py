@@ -51,7 +51,12 @@ class History:
             raise VmfenceError(f"cannot write {self._path}", error.strerror or str(error)) from error
 
     def add(self, event: Event) -> None:
-        """Append *event*; on return it is on the disk.  Raises OSError, the file then as it was."""
+        """Append *event*; on return it is on the disk.  Raises OSError, the file then as it was.
+
+        A file that somebody has moved or removed is let go, and another begun in its place.
+        """
+        if not self._is_in_place():
+            self._open_anew()
         if os.fstat(self._file).st_size >= FILE_BYTES_MAX:
             self._begin_anew()
         kept = replace(event, guest=event.guest[:TEXT_MAX], detail=event.detail[:TEXT_MAX])
@@ -70,6 +75,17 @@ class History:
         """Make the file the old one.  Raises OSError with the descriptor still ours: the next event tries again."""
         with contextlib.suppress(FileNotFoundError):  # so it is when the last try got no further than this
             os.replace(self._path, f"{self._path}.1")
+        self._open_anew()
+
+    def _is_in_place(self) -> bool:
+        """Whether what readers find is the file that we write."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._file))
+        except FileNotFoundError:
+            return False
+
+    def _open_anew(self) -> None:
+        """Open the file again.  Raises OSError with the descriptor still ours."""
         new = self._open()
         os.close(self._file)
         self._file = new

@@ -65,7 +65,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Network:
-    """*memberships*: interface -> groups joined; *filtered*: packets that the reverse path filter has dropped so far."""
+    """*memberships*: interface -> groups joined; *filtered*: packets that the reverse path filter has dropped."""
 
     memberships: dict[str, frozenset[str]]
     routes: tuple[Route, ...] = ()
@@ -205,7 +205,10 @@ def _owners(inodes: Collection[int]) -> dict[int, tuple[int, str]]:
                 with contextlib.suppress(OSError):
                     inode = wanted.get(os.readlink(entry.path))
                     if inode is not None:
-                        found[inode] = (int(os.path.basename(folder)), _text(f"{folder}/comm", must_exist=False).strip())
+                        found[inode] = (
+                            int(os.path.basename(folder)),
+                            _text(f"{folder}/comm", must_exist=False).strip(),
+                        )
     return found
 
 
@@ -245,10 +248,11 @@ def _number(path: str) -> int:
 
 
 def _text(path: str, must_exist: bool = True) -> str:
+    """Return what is in *path*, "" for one that is not there and need not be.  Raises VmfenceError."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(4 << 20)
+            return file.read()  # in small pieces: asked for megabytes at once, a file of /proc/sys fails (Linux 6.1)
     except OSError as error:
-        if must_exist:
-            raise VmfenceError(f"cannot read {path}", error.strerror or str(error)) from error
-        return ""
+        if isinstance(error, (FileNotFoundError, ProcessLookupError)) and not must_exist:
+            return ""
+        raise VmfenceError(f"cannot read {path}", error.strerror or str(error)) from error

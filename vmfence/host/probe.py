@@ -18,7 +18,7 @@ from vmfence.errors import NotPermitted, VmfenceError
 from vmfence.guest import answers
 from vmfence.guest.answers import HostAnswer
 from vmfence.guest.guests import Inquiry
-from vmfence.host import control, network, selfcheck
+from vmfence.host import control, network
 
 TIMEOUT_S = 3.0
 _CONFIRM_S, _PAUSE_S = 1.0, 0.05
@@ -32,8 +32,8 @@ class Probe:
     """What became of the request to the listener *name* at *where*.
 
     *ours*, *others*: who answered, by an address of this host and by another.  *is_counted*: whether our daemon has
-    counted it, None where that cannot be known.  *refused*: reasons for which it dropped packets meanwhile.  *speakers*:
-    who answers for *guest*, one of ours, asked when there are others.
+    counted it, None where that cannot be known.  *refused*: reasons for which it dropped packets meanwhile.
+    *speakers*: who answers for *guest*, one of ours, asked when there are others.
     """
 
     name: str
@@ -59,9 +59,16 @@ def try_listeners(settings: Settings) -> tuple[Probe, ...]:
     """
     wanted = [one for one in settings.listeners if isinstance(one, (MulticastSettings, TcpSettings))]
     for one in wanted:
-        if os.path.exists(one.key_file) and not os.access(one.key_file, os.R_OK):
-            raise NotPermitted("no request can be tried", f"{one.key_file} may not be read", "run this as root")
+        refuse_hidden(one.key_file)
     return tuple(_try(one, settings.daemon.control_socket) for one in wanted)
+
+
+def refuse_hidden(path: str) -> None:
+    """Raise NotPermitted when this user may not read the key at *path*, or not see whether it is there."""
+    folder = os.path.dirname(path)
+    is_shut = os.path.exists(folder) and not os.access(folder, os.X_OK)
+    if is_shut or (os.path.exists(path) and not os.access(path, os.R_OK)):
+        raise NotPermitted(f"this user may not read the key {path}", "", "run this as root")
 
 
 def _try(one: MulticastSettings | TcpSettings, control_socket: str) -> Probe:
@@ -71,7 +78,7 @@ def _try(one: MulticastSettings | TcpSettings, control_socket: str) -> Probe:
     try:
         heard = answers.list_hosts(inquiry)
     except VmfenceError as error:
-        return replace(_counted(Probe(one.name, where, error=error), before, _status(control_socket)))
+        return _counted(Probe(one.name, where, error=error), before, _status(control_socket))
     ours = tuple(answer for answer in heard if is_own(answer.peer))
     others = tuple(answer for answer in heard if answer not in ours)
     probe = Probe(one.name, where, ours, others)
@@ -117,7 +124,7 @@ def _after(path: str, before: Status | None) -> Status | None:
     end = time.monotonic() + _CONFIRM_S
     while True:
         status = _status(path)
-        is_over = status is None or selfcheck.lists_answered(status) > selfcheck.lists_answered(before)
+        is_over = status is None or control.lists_answered(status) > control.lists_answered(before)
         if is_over or time.monotonic() > end:
             return status
         time.sleep(_PAUSE_S)
@@ -127,8 +134,8 @@ def _counted(probe: Probe, before: Status | None, after: Status | None) -> Probe
     """Return *probe* with what the daemon tells of the time between two of its statuses."""
     if before is None or after is None or before["pid"] != after["pid"]:
         return probe
-    refused = Counter(after["rejected"]) - Counter(before["rejected"])
-    is_counted = selfcheck.lists_answered(after) > selfcheck.lists_answered(before)
+    refused: Counter[str] = Counter(after["rejected"]) - Counter(before["rejected"])
+    is_counted = control.lists_answered(after) > control.lists_answered(before)
     return replace(probe, is_counted=is_counted, refused=tuple(sorted(refused)))
 
 

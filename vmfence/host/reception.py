@@ -28,8 +28,9 @@ from vmfence.host.streams import read_to_end, send
 from vmfence.policy import Origin
 from vmfence.protocol.auth import CHALLENGE_BYTES, Hash
 from vmfence.protocol.exchange import ChallengeBook, DaemonExchange
+from vmfence.protocol.reason import encode_reason
 from vmfence.protocol.replay import ReplayWindow, Verdict
-from vmfence.protocol.reply import encode_list
+from vmfence.protocol.reply import Code, encode_list
 from vmfence.protocol.request import GUEST_ACTIONS, POWER_ACTIONS, Request
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Reception:
         self._windows: dict[str, ReplayWindow] = {}
         self._signature_disk = Disk("signatures")
         self._history_disk = Disk("history")
+        self._history_lost, self._history_trouble = 0, ""
         self._expiry = Disk("expiry of signatures")
 
     def reject(self, origin: str, error: VmfenceError) -> None:
@@ -119,6 +121,7 @@ class Reception:
                 for (action, result), count in sorted(self.counts.items())
             ],
             "rejected": dict(sorted(self.rejects.counts.items())),
+            "history": {"lost": self._history_lost, "trouble": self._history_trouble},
             "last_rejected": [{"at": at, "origin": origin, "reason": why} for at, origin, why in self.last_rejects],
         }
 
@@ -180,6 +183,46 @@ class Reception:
         Raises AuthenticationError, OSError; Ignored when another copy of the request got there first.
         """
         verified = admission.verified
+        await self._prove(verified, security, reader, writer)
+        if not admission.claim():
+            raise Ignored("another copy is being carried out")
+        may_tell = verified.request.wants_reason and security.auth is not Hash.NONE
+
+        def encoded(reply: Reply) -> bytes:
+            is_told = may_tell and reply.code is Code.FAILURE
+            return _encoded(reply) + (encode_reason(VmfenceError("failed", reply.detail)) if is_told else b"")
+
+        watch = asyncio.ensure_future(read_to_end(reader))
+        try:
+            caller = Caller(origin, verified.entry.group_key, watch.done)
+            admission.answered = await self.answer(verified, caller, lambda reply: send(encoded(reply), writer))
+        finally:
+            watch.cancel()
+
+    async def refuse_repeat(self, verified: Verified) -> None:
+        """Raise SignatureError if the very bytes of a packet were here before; remember them."""
+        self.refuse_recent(verified)
+        await self._refuse_recording(verified)
+
+    async def tell(
+        self,
+        verified: Verified,
+        why: VmfenceError,
+        security: Security,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        """Tell the peer on the stream why its request is refused, once it has proven the key of *verified*.
+
+        Raises AuthenticationError, OSError.
+        """
+        await self._prove(verified, security, reader, writer)
+        await send(bytes((Code.FAILURE,)) + encode_reason(why), writer)
+
+    async def _prove(
+        self, verified: Verified, security: Security, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Hold both challenges with the peer.  Raises AuthenticationError, OSError."""
         exchange = DaemonExchange(verified.entry.key, security.auth, os.urandom(CHALLENGE_BYTES), self._book)
         try:
             await asyncio.wait_for(_authenticate(exchange, reader, writer), HANDSHAKE_S)
@@ -187,14 +230,6 @@ class Reception:
             raise AuthenticationError(
                 "no proof of the key", f"the client did not send {exchange.waits_for()}"
             ) from None
-        if not admission.claim():
-            raise Ignored("another copy is being carried out")
-        watch = asyncio.ensure_future(read_to_end(reader))
-        try:
-            caller = Caller(origin, verified.entry.group_key, watch.done)
-            admission.answered = await self.answer(verified, caller, lambda reply: send(_encoded(reply), writer))
-        finally:
-            watch.cancel()
 
     async def answer(self, verified: Verified, caller: Caller, deliver: Callable[[Reply], Awaitable[str]]) -> bool:
         """Carry out a request and note it; return whether it was answered, False when its client had left.
@@ -230,10 +265,13 @@ class Reception:
     async def _keep(self, event: Event) -> None:
         try:
             await self._history_disk.run(self.history.add, event)
+            self._history_trouble = ""
         except DiskSlow as error:
+            self._history_lost, self._history_trouble = self._history_lost + 1, str(error)
             log.error("the history may lack a record: %s", error)
         except OSError as error:
-            log.error("cannot write the history: %s", error.strerror or error)
+            self._history_lost, self._history_trouble = self._history_lost + 1, error.strerror or str(error)
+            log.error("cannot write the history: %s", self._history_trouble)
 
     def _note_late_failure(self, guest: Guest, detail: str) -> None:
         event = Event(time.time(), "on", guest.name, guest.uuid, "-", "reboot", "failed", 0, detail)

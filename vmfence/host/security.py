@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from vmfence.errors import SignatureError
+from vmfence.errors import PacketError, SignatureError
 from vmfence.protocol.auth import Hash, Key, hash_type_of, verify
 from vmfence.protocol.request import Request, decode
 
@@ -46,3 +46,21 @@ def check_packet(packet: bytes, security: Security, now: float) -> Verified:
             verify(packet, entry.key, security.minimum)
             return Verified(request, entry, now)
     raise SignatureError("wrong key", "the packet is signed with another key", "compare the key files' fingerprints")
+
+
+def asks_why(packet: bytes, security: Security, now: float) -> Verified | None:
+    """Return the request of a *packet* that was refused, if its client is to be told why once it has proven the key.
+
+    None for every other packet: not asked for, not signed with a key of ours by whatever hash, or no proof demanded.
+    """
+    try:
+        request = decode(packet)
+    except PacketError:
+        return None
+    if not request.wants_reason or Hash.NONE in (security.auth, request.hash_type):
+        return None
+    for entry in security.keys:
+        with contextlib.suppress(SignatureError):
+            verify(packet, entry.key, Hash.SHA1)
+            return Verified(request, entry, now)
+    return None

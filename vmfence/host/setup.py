@@ -1,65 +1,36 @@
-"""``vmfence host setup``: what has to be done on this host, step by step, and doing it.
+"""``vmfence host setup``: what has to be done on this host, step by step.
 
 plan() is pure: from what was chosen and found to a list of steps, of which those that are done already have nothing to
-do, so a second run changes nothing and a run after a failure goes on where it stopped.  carry_out() does them in order
-and stops at the first that fails.
+do, so a second run changes nothing and a run after a failure goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import enum
 import os
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
-from typing import Callable, NoReturn
 
 from vmfence import keyfile
-from vmfence.config.settings import SEARCH_PATHS, STATE_DIR, MulticastSettings, Settings, TcpSettings
+from vmfence.config.settings import (
+    SEARCH_PATHS,
+    STATE_DIR,
+    MulticastSettings,
+    SerialSettings,
+    Settings,
+    TcpSettings,
+    VsockSettings,
+)
 from vmfence.errors import VmfenceError
-from vmfence.host import configure, firewall, ground, selfcheck, unit
-from vmfence.host.choice import Choice, Wishes
-from vmfence.host.firewall import Firewall
+from vmfence.host import channels, configure, ground, selfcheck, unit
+from vmfence.host.choice import Choice
+from vmfence.host.device_steps import device_steps
 from vmfence.host.ground import KeyFacts, Site
-
-Act = Callable[[], "str | None"]
-
-
-class State(enum.Enum):
-    """How a step stands."""
-
-    CHOSEN = "chosen"
-    UNCHANGED = "unchanged"
-    PLANNED = "would do"
-    DONE = "done"
-    GOOD = "good"
-    BY_HAND = "by hand"
-    LEFT_OUT = "left out"
-    FAILED = "failed"
-    NOT_DONE = "not done"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step: *what* is or will be so, and *why*; *act* does it and may return a better *what*.
-
-    *commands* are for the administrator to type.  *notes* are worth a look.  *ends_as*: its state once *act* is done.
-    """
-
-    name: str
-    state: State
-    what: str
-    why: str = ""
-    commands: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    act: Act | None = field(default=None, compare=False, repr=False)
-    ends_as: State = State.DONE
-
-    def as_dict(self) -> dict[str, object]:
-        """Return it fit for JSON."""
-        shown = {"step": self.name, "state": self.state.value, "what": self.what, "why": self.why}
-        return {**shown, "commands": list(self.commands), "notes": list(self.notes)}
+from vmfence.host.steps import Outcome, State, Step, obstacle
+from vmfence.host.wishes import Wishes
+from vmfence.packetfilter import firewall
+from vmfence.packetfilter.firewall import Firewall
 
 
 def plan(wishes: Wishes, choice: Choice, site: Site) -> tuple[Step, ...]:
@@ -69,127 +40,92 @@ def plan(wishes: Wishes, choice: Choice, site: Site) -> tuple[Step, ...]:
     return (
         Step("libvirt", State.CHOSEN, *choice.hypervisor),
         Step("listener", State.CHOSEN, *choice.listener, notes=choice.doubts),
-        *(_key_step(key) for key in site.keys),
-        _config_step(choice),
+        *(_key_step(key, choice) for key in site.keys),
+        _config_step(wishes, choice, site),
         *_firewall_steps(wishes, site),
         *_rival_steps(wishes, site),
         _service_step(wishes, settings, site, is_new),
+        *device_steps(wishes, settings, site),
         _check_step(wishes, settings, site),
     )
 
 
-def carry_out(steps: Sequence[Step], is_dry: bool) -> Iterator[Step]:
-    """Yield each step as it stands once it is dealt with.
-
-    Nothing is changed when *is_dry*.  Raises the VmfenceError of a step that fails, after all have been yielded.  What
-    else ends it, Ctrl-C above all, ends it at once: what was not yielded is for unfinished() to tell.
-    """
-    failure: VmfenceError | None = None
-    for step in steps:
-        if step.act is None:
-            yield step
-        elif failure is not None:
-            yield replace(step, state=State.NOT_DONE)
-        elif is_dry and step.state is not State.FAILED:
-            yield step
-        else:
-            try:
-                done = replace(step, state=step.ends_as, what=_carried_out(step))
-            except VmfenceError as error:
-                failure = error
-                done = replace(step, state=State.FAILED, why=str(error))
-            yield done
-    if failure is not None:
-        raise failure
-
-
-def _carried_out(step: Step) -> str:
-    assert step.act is not None
-    try:
-        return step.act() or step.what
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        remedy = "mend that, then run this again"
-        raise VmfenceError(f"step {step.name} failed", f"{where}{error.strerror or error}", remedy) from error
-
-
-def unfinished(steps: Sequence[Step], finished: int) -> Iterator[Step]:
-    """Yield how the rest of *steps* stands after carry_out() was broken off, when *finished* had been yielded."""
-    under_way = True
-    for step in steps[finished:]:
-        if step.act is None:
-            yield step
-        elif under_way:
-            under_way = False
-            note = "interrupted: it may be done, in part or not at all; run setup again to be sure"
-            yield replace(step, state=State.FAILED, notes=(*step.notes, note))
-        else:
-            yield replace(step, state=State.NOT_DONE)
-
-
-def has_changed(planned: Sequence[Step], ended: Sequence[Step]) -> bool:
-    """Whether anything was changed, or may have been by a step that failed on its way."""
-    return any(
-        after.state is State.DONE
-        or (after.state is State.FAILED and before.state is State.PLANNED and before.ends_as is State.DONE)
-        for before, after in zip(planned, ended)
-    )
-
-
 def next_commands(settings: Settings) -> tuple[str, ...]:
-    """Return what to type next on a guest that has the key."""
+    """Return what to type next on a guest of which condition() is true."""
     for one in settings.listeners:
         if isinstance(one, MulticastSettings):
-            words = ["fence_xvm", "-o", "list", *_unusual(one)]
-            return (shlex.join(words),)
+            return _for_each_key(("fence_xvm", "-o", "list"), one, settings)
         if isinstance(one, TcpSettings):
             address = "10.0.2.2" if one.address.startswith("127.") else one.address
-            return (shlex.join(["vmfence", "list", "-T", address, *_unusual(one, "address")]),)
-    return ("vmfence list",)
+            return _for_each_key(("vmfence", "list", "-T", address), one, settings, "address")
+        if isinstance(one, VsockSettings):
+            return _for_each_key(("vmfence", "list", "-S"), one, settings)
+    way = next(iter(channels.ways(settings)), None)
+    return (f"vmfence list -D {shlex.quote(channels.agent_device(way))}" if way else "vmfence list -A 10.0.2.179",)
 
 
 def condition(settings: Settings) -> str:
     """Return what must be so on a guest before next_commands() work there."""
     keys = " and ".join(ground.key_files(settings))
     needs = [f"that has the same key ({keys})"] if keys else []
+    if any(group.key_file for group in settings.groups or ()):
+        of_groups = ", ".join(f"{group.label}: {group.key_file or keys}" for group in settings.groups or ())
+        needs = [f"that has the key of its group ({of_groups})"]
+    if isinstance(settings.listeners[0], (SerialSettings, VsockSettings)):
+        needs.append("that has its device")
     if any(isinstance(one, MulticastSettings) for one in settings.listeners):
         ports = {one.port for one in settings.listeners if isinstance(one, MulticastSettings)}
         needs.append(f"whose firewall lets in TCP {' and '.join(map(str, sorted(ports)))}")
     return " and ".join(needs)
 
 
-def _unusual(one: MulticastSettings | TcpSettings, *left_out: str) -> list[str]:
+def _for_each_key(
+    words: tuple[str, ...], one: MulticastSettings | TcpSettings | VsockSettings, settings: Settings, *left_out: str
+) -> tuple[str, ...]:
+    """Return the command *words* with the options for *one*, once for each key that the access rules know."""
+    keys = [one.key_file] if settings.groups is None else [group.key_file or one.key_file for group in settings.groups]
+    wanted = [replace(one, key_file=key) for key in dict.fromkeys(keys or [one.key_file])]
+    return tuple(shlex.join([*words, *_unusual(each, *left_out)]) for each in wanted)
+
+
+def _unusual(one: MulticastSettings | TcpSettings | VsockSettings, *left_out: str) -> list[str]:
     """Return the agent's options for what is not as agents expect it."""
-    usual = MulticastSettings(address="ff05::3:1") if one.family == "ipv6" else MulticastSettings()
+    family = "" if isinstance(one, VsockSettings) else one.family
+    usual = MulticastSettings(address="ff05::3:1") if family == "ipv6" else MulticastSettings()
     options = {"address": "-a", "port": "-p", "key_file": "-k"}
-    words = ["-i", "ipv6"] if one.family == "ipv6" and "address" not in left_out else []
+    words = ["-i", "ipv6"] if family == "ipv6" and "address" not in left_out else []
     for name, option in options.items():
-        if name not in left_out and getattr(one, name) != getattr(usual, name):
+        if name not in left_out and getattr(one, name, getattr(usual, name)) != getattr(usual, name):
             words += [option, str(getattr(one, name))]
     words += ["-c", str(one.hash)] if one.hash > usual.hash else []
     return words + (["-C", str(one.auth)] if one.auth != usual.auth else [])
 
 
-def _key_step(key: KeyFacts) -> Step:
+def _key_step(key: KeyFacts, choice: Choice) -> Step:
     if key.fault is not None:
-        return _obstacle("key", f"{key.path} cannot be used", key.fault)
+        return obstacle("key", f"{key.path} cannot be used", key.fault)
     if key.exists:
         return Step("key", State.UNCHANGED, f"{key.path}, SHA256 {key.fingerprint}", notes=key.weaknesses)
     why = "there is none, and it is what guests prove themselves with"
-    return Step("key", State.PLANNED, f"make {key.path}", why, act=partial(_make_key, key.path))
+    lost = "the configuration names it and it was gone: is the path right? Guests that have another are refused now"
+    notes = (lost,) if choice.text is None else ()
+    return Step("key", State.PLANNED, f"make {key.path}", why, notes=notes, act=partial(_make_key, key.path))
 
 
 def _make_key(path: str) -> str:
     return f"made {path}, SHA256 {keyfile.fingerprint(keyfile.create(path))}"
 
 
-def _config_step(choice: Choice) -> Step:
+def _config_step(wishes: Wishes, choice: Choice, site: Site) -> Step:
     path = choice.settings.path
     if choice.text is None:
         is_old = path == SEARCH_PATHS[1]
         what = f"{path} is taken over from fence_virtd as it is" if is_old else f"{path} is used as it is"
+        why = "the service has it" if wishes.config is None and path not in SEARCH_PATHS else ""
         notes = tuple(str(warning) for warning in choice.settings.warnings)
-        return Step("configuration", State.UNCHANGED, what, notes=notes)
+        return Step("configuration", State.UNCHANGED, what, why, notes=notes)
+    if site.config_fault is not None:
+        return obstacle("configuration", f"cannot write {path}", site.config_fault)
     act = partial(_write_config, path, choice.text)
     why = "there is none in use"
     return Step("configuration", State.PLANNED, f"write {path}", why, act=act)
@@ -234,13 +170,17 @@ def _open_firewall(commands: tuple[tuple[str, ...], ...], what: str) -> str:
 def _rival_steps(wishes: Wishes, site: Site) -> Iterator[Step]:
     """Tell that fence_virtd is in the way: where we would start the daemon now that stops us, else it is advice."""
     stop = "systemctl disable --now fence_virtd"
-    if site.rivals:
-        pids = ", ".join(map(str, site.rivals))
+    pids = ", ".join(map(str, site.rivals))
+    if site.rivals and not site.is_port_taken:
+        what = f"{ground.RIVAL} runs (process {pids}) and is not in the way: it has no port of ours"
+        note = "no guest should be served by both: two daemons do not know of each other's actions"
+        yield Step(ground.RIVAL, State.UNCHANGED, what, notes=(note,))
+    elif site.rivals:
         what = f"{ground.RIVAL} runs (process {pids}) and holds the port"
         command = stop if site.unit.is_manager else f"kill {' '.join(map(str, site.rivals))}"
         remedy = f"stop it first: {command}; then run this again"
         if wishes.service and site.unit.is_manager:
-            yield _obstacle(ground.RIVAL, what, VmfenceError(what, "two daemons cannot serve the same guests", remedy))
+            yield obstacle(ground.RIVAL, what, VmfenceError(what, "two daemons cannot serve the same guests", remedy))
         else:
             yield Step(ground.RIVAL, State.BY_HAND, what, "stop it before vmfence is started", (command,))
     elif site.unit.is_rival_enabled:
@@ -256,6 +196,10 @@ def _service_step(wishes: Wishes, settings: Settings, site: Site, is_new: bool) 
     if not site.unit.is_manager:
         why = "no systemd runs here: have this machine's service manager run the daemon"
         return Step("service", State.BY_HAND, "start the daemon", why, (command,))
+    if site.unit.is_masked:
+        what = f"{unit.NAME} is masked"
+        remedy = f"systemctl unmask {unit.NAME}; then run this again"
+        return obstacle("service", what, VmfenceError(what, "somebody has forbidden systemd to start it", remedy))
     more = unit.extras(settings, [site.config_owner, *(key.owner for key in site.keys)])
     is_fit = site.unit.is_packaged and not more and settings.path in SEARCH_PATHS
     text = site.unit.text if is_fit else unit.render(unit.shipped_text(), site.program, settings.path, more)
@@ -285,19 +229,12 @@ def _check_step(wishes: Wishes, settings: Settings, site: Site) -> Step:
     must_serve = wishes.service and site.unit.is_manager
     is_open = not site.firewall.rules and not site.firewall.doubts
     suspect = "" if is_open else "do by hand what step firewall says, then run this again"
-    act = partial(_check, settings.path, site.program, must_serve, suspect)
+    act = partial(_check, settings.path, must_serve, suspect)
     what = "settings, key, libvirt and listener; a request like a guest's"
     return Step("check", State.PLANNED, what, act=act, ends_as=State.GOOD)
 
 
-def _check(path: str, program: tuple[str, ...], must_serve: bool, suspect: str) -> str:
-    return "; ".join(selfcheck.check(os.path.abspath(path), program, must_serve, suspect))
-
-
-def _obstacle(name: str, what: str, error: VmfenceError) -> Step:
-    """Return a step that can only fail."""
-
-    def refuse() -> NoReturn:
-        raise error
-
-    return Step(name, State.FAILED, what, str(error), act=refuse)
+def _check(path: str, must_serve: bool, suspect: str) -> Outcome:
+    notes: list[str] = []
+    what = "; ".join(selfcheck.check(os.path.abspath(path), must_serve, suspect, notes.append))
+    return Outcome(what, tuple(notes))

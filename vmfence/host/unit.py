@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -41,7 +42,10 @@ _ASK_S = 15.0
 
 @dataclass(frozen=True)
 class UnitFacts:
-    """What is there.  *path* None: no unit; *is_manager* False: no systemd runs, and the rest means nothing."""
+    """What is there.  *path* None: no unit; *is_manager* False: no systemd runs, and the rest means nothing.
+
+    *is_masked*: somebody has forbidden systemd to start it.
+    """
 
     is_manager: bool = False
     path: str | None = None
@@ -49,6 +53,7 @@ class UnitFacts:
     is_enabled: bool = False
     is_active: bool = False
     is_rival_enabled: bool = False
+    is_masked: bool = False
 
     @property
     def is_packaged(self) -> bool:
@@ -118,15 +123,55 @@ def shipped_text() -> str:
 
 def look() -> UnitFacts:
     """Return what is there.  Raises VmfenceError when a unit cannot be read or systemd does not answer."""
-    if not os.path.isdir(_RUNNING_SYSTEMD) or shutil.which("systemctl") is None:
+    if not _is_systemd():
         return UnitFacts()
-    path = next((path for path in (INSTALL_PATH, *_PACKAGED) if os.path.exists(path)), None)
-    text = (configure.read_file(path) or b"").decode("utf-8", "replace") if path else ""
+    path, text = _read()
     state = _systemctl("is-active", NAME)
     if not state:
         raise VmfenceError("systemd does not say how the service stands", "", "see: systemctl status, or --no-service")
-    is_enabled, is_rival_enabled = (_systemctl("is-enabled", name) == "enabled" for name in (NAME, RIVAL))
-    return UnitFacts(True, path, text, is_enabled, state in ("active", "reloading"), is_rival_enabled)
+    ours, rival = (_systemctl("is-enabled", name) for name in (NAME, RIVAL))
+    is_active, is_masked = state in ("active", "reloading"), ours.startswith("masked")
+    return UnitFacts(True, path, text, ours == "enabled", is_active, rival == "enabled", is_masked)
+
+
+def named_config() -> str | None:
+    """Return the configuration that the service's unit names; None without one, or where no systemd runs.
+
+    Raises VmfenceError when the unit cannot be read.
+    """
+    path, text = _read() if _is_systemd() else (None, "")
+    try:
+        return config_of(text)
+    except ValueError as error:
+        why, remedy = f"its ExecStart cannot be read: {error}", "name the configuration with --config"
+        raise VmfenceError(f"it is not clear what {path} runs", why, remedy) from error
+
+
+def config_of(text: str) -> str | None:
+    """Return the configuration that the unit *text* names, None for none.  Raises ValueError for odd quotes."""
+    starts = re.findall("^ExecStart=(.*)$", text, re.MULTILINE)
+    words = shlex.split(starts[-1].replace("%%", "%").replace("$$", "$")) if starts else []
+    named = None
+    for word, following in zip(words, [*words[1:], ""]):
+        if word in ("-f", "--config"):
+            named = following
+        elif word.startswith("--config="):
+            named = word.partition("=")[2]
+        elif re.match("-f.", word):
+            named = word[2:]
+    return os.path.join("/", named) if named else None
+
+
+def _is_systemd() -> bool:
+    return os.path.isdir(_RUNNING_SYSTEMD) and shutil.which("systemctl") is not None
+
+
+def _read() -> tuple[str | None, str]:
+    """Return path and text of the unit, (None, "") without one; one that is masked is a link to nothing."""
+    path = next((path for path in (INSTALL_PATH, *_PACKAGED) if os.path.exists(path)), None)
+    if path is None or os.path.realpath(path) == os.devnull:
+        return path, ""
+    return path, (configure.read_file(path) or b"").decode("utf-8", "replace")
 
 
 def install(text: str, folders: Iterable[str] = ()) -> None:

@@ -53,9 +53,14 @@ class HypervisorStatus:
 
 
 class Watch(Protocol):
-    """Follows running guests.  *changed* is called in the event loop when they, or trouble(), have changed."""
+    """Follows running guests.
+
+    *changed* is called in the event loop when they, or trouble(), have changed, *heard* when anything happened to any
+    guest.
+    """
 
     changed: Callable[[], None]
+    heard: Callable[[], None]
 
     async def open(self) -> None:
         """Begin, or begin again where there is trouble.  Raises BackendError when no hypervisor can be asked."""

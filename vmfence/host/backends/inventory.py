@@ -15,12 +15,16 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from typing import Callable, TypeVar
 
 import libvirt
 
 from vmfence import xmldoc
 from vmfence.errors import Unreachable
 from vmfence.protocol.reply import State
+
+T = TypeVar("T")
 
 TIMEOUT_S = 10.0
 DEFAULT_URI = "qemu:///system"
@@ -77,18 +81,21 @@ def read_inventory(uri: str, timeout_s: float = TIMEOUT_S) -> Inventory:
 def survey(uris: Iterable[str], timeout_s: float = TIMEOUT_S) -> tuple[list[Inventory], list[Unreachable]]:
     """Ask all *uris* at once; return those that answer within *timeout_s*, and an error for each of the others."""
     deadline = time.monotonic() + timeout_s
-    asked = [(uri, _begin(uri)) for uri in uris]
+    asked = [(uri, _begin(uri, partial(_inventory, uri))) for uri in uris]
     found: list[Inventory] = []
     silent: list[Unreachable] = []
     for uri, future in asked:
         try:
-            found.append(future.result(max(0.0, deadline - time.monotonic())))
+            found.append(_end(uri, future, deadline, timeout_s))
         except Unreachable as error:
             silent.append(error)
-        except concurrent.futures.TimeoutError:
-            why = f"no answer within {timeout_s:g} s"
-            silent.append(Unreachable(f"libvirt at {uri} does not answer", why, _START_IT))
     return found, silent
+
+
+def ask_libvirt(uri: str, work: Callable[[libvirt.virConnect], T], timeout_s: float = TIMEOUT_S) -> T:
+    """Return what *work* returns for a connection to *uri*.  Raises what it raises; Unreachable: no answer in time."""
+    deadline = time.monotonic() + timeout_s
+    return _end(uri, _begin(uri, work), deadline, timeout_s)
 
 
 def candidate_uris(run: str = "/run") -> tuple[str, ...]:
@@ -109,13 +116,13 @@ def _session_uris(run: str) -> list[str]:
     return found
 
 
-def _begin(uri: str) -> Future[Inventory]:
+def _begin(uri: str, work: Callable[[libvirt.virConnect], T]) -> Future[T]:
     """Start to read in a thread that does not keep the process alive, unlike those of an executor."""
-    future: Future[Inventory] = Future()
+    future: Future[T] = Future()
 
     def read() -> None:
         try:
-            future.set_result(_read(uri))
+            future.set_result(_read(uri, work))
         except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
             future.set_exception(error)
 
@@ -123,11 +130,19 @@ def _begin(uri: str) -> Future[Inventory]:
     return future
 
 
-def _read(uri: str) -> Inventory:
+def _end(uri: str, future: Future[T], deadline: float, timeout_s: float) -> T:
+    try:
+        return future.result(max(0.0, deadline - time.monotonic()))
+    except concurrent.futures.TimeoutError:
+        why = f"no answer within {timeout_s:g} s"
+        raise Unreachable(f"libvirt at {uri} does not answer", why, _START_IT) from None
+
+
+def _read(uri: str, work: Callable[[libvirt.virConnect], T]) -> T:
     libvirt.registerErrorHandler(lambda context, error: None, None)  # else libvirt writes to stderr itself
     try:
         with contextlib.closing(libvirt.open(uri)) as connection:
-            return _inventory(uri, connection)
+            return work(connection)
     except libvirt.libvirtError as error:
         why = (error.get_error_message() or str(error)).rstrip(".")
         raise Unreachable(f"cannot connect to libvirt at {uri}", why, _remedy(error)) from error

@@ -38,9 +38,12 @@ class GuestWatch:
     def __init__(self, followers: Iterable[Follower]) -> None:
         self._followers = tuple(followers)
         self.changed: Callable[[], None] = lambda: None
+        self.heard: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
         """Follow those that are not followed yet.  Raises Unreachable when none of all can be."""
+        for each in self._followers:
+            each.hearers.add(self._hear)
         opening = [each.open(self._tell) for each in self._followers]
         failures = [error for error in await asyncio.gather(*opening) if error is not None]
         if failures and len(failures) == len(self._followers):
@@ -67,10 +70,14 @@ class GuestWatch:
     def close(self) -> None:
         """Stop following."""
         for each in self._followers:
+            each.hearers.discard(self._hear)
             each.leave(self._tell)
 
     def _tell(self) -> None:
         self.changed()
+
+    def _hear(self) -> None:
+        self.heard()
 
 
 class Follower:
@@ -80,6 +87,7 @@ class Follower:
         self._hypervisor = hypervisor
         self.guests: dict[str, LiveGuest] = {}
         self.trouble = "not followed yet"
+        self.hearers: set[Callable[[], None]] = set()  # told of every event
         self._watchers: list[Callable[[], None]] = []
         self._subscription: _Subscription | None = None
         self._opening = asyncio.Lock()
@@ -140,6 +148,8 @@ class Follower:
     def _heard(self, uuid: str) -> None:
         """Something happened to a guest: read it, and once more if something happens meanwhile."""
         self._dirty.add(uuid)
+        for hearer in list(self.hearers):
+            hearer()
         if uuid not in self._reading and not self.trouble:
             self._reading[uuid] = asyncio.ensure_future(self._read(uuid))
 

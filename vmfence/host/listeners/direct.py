@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 from vmfence.errors import ListenError, PacketError, VmfenceError
 from vmfence.host.reception import Reception
-from vmfence.host.security import Security, Verified, check_packet
+from vmfence.host.security import Security, Verified, asks_why, check_packet
 from vmfence.host.streams import hang_up
 from vmfence.policy import Origin
 from vmfence.protocol.request import PACKET_BYTES
@@ -83,13 +83,15 @@ class DirectListener:
             return
         origin = self._identify(peer)
         known_as = origin.address or f"CID {origin.cid}"
+        packet = b""
         try:
             packet = await self._read_packet(reader, writer)
             verified = check_packet(packet, self._security, time.monotonic())
             self._reception.refuse_recent(verified)
         except VmfenceError as error:
             self._reception.reject(f"{known_as} ({origin.kind})", error)
-            writer.transport.abort()
+            if not self._explain(packet, error, known_as, reader, writer):
+                writer.transport.abort()
         except OSError as error:
             self._reception.reject(
                 f"{known_as} ({origin.kind})", PacketError("the connection broke", error.strerror or str(error))
@@ -98,6 +100,27 @@ class DirectListener:
         else:
             if not self._reception.spawn(known_as, lambda: self._serve(verified, known_as, origin, reader, writer)):
                 writer.transport.abort()
+
+    def _explain(
+        self,
+        packet: bytes,
+        why: VmfenceError,
+        known_as: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> bool:
+        """Begin to tell *why* a packet is refused, if it asks for that and is signed with a key of ours."""
+        refused = asks_why(packet, self._security, time.monotonic())
+        return refused is not None and self._reception.spawn(known_as, lambda: self._tell(refused, why, reader, writer))
+
+    async def _tell(
+        self, refused: Verified, why: VmfenceError, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            await self._reception.refuse_repeat(refused)
+            await self._reception.tell(refused, why, self._security, reader, writer)
+        finally:
+            await hang_up(writer)
 
     async def _read_packet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         """Return the packet, which must be complete within a second.

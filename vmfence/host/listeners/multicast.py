@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmfence.config.settings import MulticastSettings
-from vmfence.errors import ListenError, PacketError, VmfenceError
+from vmfence.errors import ListenError, PacketError, SignatureError, VmfenceError
 from vmfence.host.reception import Reception
-from vmfence.host.security import Security, Verified, check_packet
+from vmfence.host.security import Security, Verified, asks_why, check_packet
 from vmfence.host.streams import hang_up
 from vmfence.policy import Origin
 from vmfence.protocol.request import PACKET_BYTES, Request
@@ -151,6 +151,7 @@ class MulticastListener:
             claimed = _call_back_address(verified.request, source[0], self._has_groups)
         except VmfenceError as error:
             self._reception.reject(f"{sender} (multicast)", error)
+            self._explain(packet, error, source[0], sender)
             return
         differs = claimed != source[0]
         origin = Origin("multicast", sender, claimed=claimed if differs else None)
@@ -176,6 +177,26 @@ class MulticastListener:
                 await self._reception.converse(admission, self._security, origin, reader, writer)
             finally:
                 await hang_up(writer)
+
+    def _explain(self, packet: bytes, why: VmfenceError, source: str, sender: str) -> None:
+        """Call back to tell *why* a packet is refused, if it asks for that and is signed with a key of ours."""
+        refused = asks_why(packet, self._security, time.monotonic())
+        if refused is None:
+            return
+        try:
+            self._reception.refuse_recent(refused)
+            claimed = _call_back_address(refused.request, source, has_groups=False)
+        except (SignatureError, PacketError):
+            return
+        self._reception.spawn(sender, lambda: self._tell(refused, why, claimed))
+
+    async def _tell(self, refused: Verified, why: VmfenceError, claimed: str) -> None:
+        await self._reception.refuse_repeat(refused)
+        reader, writer = await self._call_back(claimed, refused.request.port)
+        try:
+            await self._reception.tell(refused, why, self._security, reader, writer)
+        finally:
+            await hang_up(writer)
 
     async def _call_back(self, address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         scope = f"%{self.settings.interface}" if address.startswith("fe80:") and self.settings.interface else ""

@@ -73,7 +73,7 @@ class Look:
         sightings = {node: report.guests for node, report in self.reports.items() if not report.trouble}
         sightings.update(self.told)
         away = self._away(directory)
-        absent = directory.absent()
+        absent, configured = directory.absent(), frozenset(directory.configured or ())
         return View(
             {node: entries for node, entries in sightings.items() if node in here},
             silent,
@@ -83,6 +83,7 @@ class Look:
             None if directory.configured is None else not absent,
             frozenset(self._last(directory)),
             directory.is_quorate,
+            2 * len(directory.members & configured) > len(configured),
             self._concerned(directory),
             self.offsets_s,
         )
@@ -125,4 +126,5 @@ def _worse(one: Away, other: Away) -> Away:
         max(one.left_at, other.left_at),
         entries[-1] if entries else None,
         one.is_excused or other.is_excused,
+        one.is_seen_leaving or other.is_seen_leaving,
     )

@@ -7,7 +7,7 @@ is the monotonic clock, *wall* the wall clock, in seconds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Union
 
 from vmfence.errors import DeadlineExceeded, Unreachable, VmfenceError
@@ -113,6 +113,9 @@ class Member:
         self.effects: list[Effect] = []
         self._seqno = first_seqno & _SEQNO_MAX
         self._mine: dict[str, Entry] | None = None
+        self._number = 0
+        self._departed: set[str] = set()
+        self._before: dict[str, Entry] = {}
         self._runs: dict[Token, _Run] = {}
         self._by_seqno: dict[int, Token] = {}
         self._probes: dict[int, tuple[Token, Probe]] = {}
@@ -129,11 +132,16 @@ class Member:
     def joined_group(self, me: int) -> None:
         """The group was joined; its members are told by members_changed()."""
         self.directory.me = me
+        own = self.directory.hosts.get(me)
+        self._before = dict(own.guests) if own is not None else {}
+        self._departed |= {uuid for uuid, entry in self._before.items() if entry.moved}
+        self._compare_with_before()
 
     def left_group(self, why: str, now: float, wall: float) -> None:
         """Corosync is gone: nobody can be asked."""
         self.directory.set_members(frozenset(), now, wall)
-        self.directory.me, self.directory.is_quorate = 0, False
+        self.directory.me = 0
+        self.directory.set_quorate(False)
         for token in list(self._runs):
             self._end(token, error=Unreachable("the other hosts of the pool cannot be asked", why))
 
@@ -159,7 +167,7 @@ class Member:
 
     def quorum_changed(self, is_quorate: bool) -> None:
         """Corosync tells whether this side has the votes to decide."""
-        self.directory.is_quorate = is_quorate
+        self.directory.set_quorate(is_quorate)
 
     def received(self, sender: int, message: Message, now: float) -> None:
         """Take a message of the group."""
@@ -178,10 +186,11 @@ class Member:
 
     def guests_read(self, guests: Iterable[Entry]) -> None:
         """Take the guests of this host as libvirt has them, and tell the others what changed."""
-        found = {guest.uuid: guest for guest in guests}
+        found = {guest.uuid: self._recall(guest) for guest in guests}
         before, self._mine = self._mine, found
         if not self.directory.me:
             return
+        self._compare_with_before()
         if before is None:
             self._tell_all()
             return
@@ -189,7 +198,8 @@ class Member:
         gone = [uuid for uuid in before if uuid not in found]
         for start in range(0, max(len(changed), len(gone)), LISTED_MAX):
             end = start + LISTED_MAX
-            self._send(Listing(tuple(changed[start:end]), tuple(gone[start:end])))
+            self._number += 1
+            self._send(Listing(tuple(changed[start:end]), tuple(gone[start:end]), number=self._number))
         if self._retell_at is None and self._has_references:
             self._tell_references(changed)
 
@@ -198,7 +208,8 @@ class Member:
         if effect.asker in self.directory.members:
             target = effect.target
             away, last = self.directory.away(target), self.directory.last_active(target)
-            self._send(Report(effect.asker, effect.seqno, tuple(guests), now, trouble, away, last))
+            found = tuple(map(self._recall, guests))
+            self._send(Report(effect.asker, effect.seqno, found, now, trouble, away, last))
 
     def acted(self, effect: Act, outcome: Outcome) -> None:
         """Take how an Act ended."""
@@ -240,6 +251,23 @@ class Member:
 
     # Telling
 
+    def _recall(self, guest: Entry) -> Entry:
+        """Return *guest*, migrated away until it is active here again: libvirt forgets that when it restarts."""
+        if guest.is_active:
+            self._departed.discard(guest.uuid)
+        elif guest.moved:
+            self._departed.add(guest.uuid)
+        elif guest.uuid in self._departed:
+            return replace(guest, moved=True)
+        return guest
+
+    def _compare_with_before(self) -> None:
+        """Look, once, which of the guests of an earlier run are gone: undefined, or migrated away unseen."""
+        if self._mine is not None:
+            for uuid in self._before.keys() - self._mine.keys():
+                self.directory.lost_track(uuid)
+            self._before = {}
+
     def _send(self, message: Message) -> None:
         self.effects.append(Send(message))
 
@@ -250,7 +278,7 @@ class Member:
         guests = list(self._mine.values())
         for start in range(0, max(1, len(guests)), LISTED_MAX):
             part = tuple(guests[start : start + LISTED_MAX])
-            self._send(Listing(part, (), start == 0, start + LISTED_MAX >= len(guests)))
+            self._send(Listing(part, (), start == 0, start + LISTED_MAX >= len(guests), self._number))
 
     def _tell_references(self, guests: Iterable[Entry]) -> None:
         for guest in guests:
@@ -308,7 +336,7 @@ class Member:
             last = directory.last_active(target)
             return directory.me == (last if last in holders else holders[0])
         owner = directory.owner_told(target)
-        if owner is not None and owner in directory.members:
+        if owner is not None:
             return owner == directory.me
         return not directory.holders(target) and directory.me == max(directory.members)
 

@@ -37,6 +37,11 @@ class Entry:
         return self.state != State.SHUT_OFF
 
     @property
+    def is_executing(self) -> bool:
+        """Whether it runs here and nowhere else.  A paused one may be about to come from another host."""
+        return self.state in (State.RUNNING, State.BLOCKED, State.SHUTTING_DOWN)
+
+    @property
     def is_off(self) -> bool:
         """Whether it ended here, and did not only leave."""
         return self.state == State.SHUT_OFF and not self.moved
@@ -53,13 +58,15 @@ class Hello:
 class Listing:
     """Guests of the sender, and UUIDs of those it does not have any more.
 
-    *is_first* and *is_last* mark the ends of a whole list; a change is neither.
+    *is_first* and *is_last* mark the ends of a whole list; a change is neither.  *number* counts the changes, so that
+    who has the list up to there need not read it.
     """
 
     guests: tuple[Entry, ...]
     gone: tuple[str, ...] = ()
     is_first: bool = False
     is_last: bool = False
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ class Away:
     """What a host remembers of a *node* that is not in the group: how it had the guest that was asked for.
 
     *entry* None: it did not have it.  *is_excused*: the guest was seen running elsewhere after that host had left.
+    *is_seen_leaving*: the sender saw it leave, and has been where the cluster goes on since.
     *left_at* is the wall clock's time of its departure in seconds.
     """
 
@@ -83,6 +91,7 @@ class Away:
     left_at: float
     entry: Entry | None = None
     is_excused: bool = False
+    is_seen_leaving: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ Own = Union[Hello, Listing, Query, Report, Order, Result]
 Message = Union[Own, cpg.Request, cpg.Reply, cpg.Store]
 
 _KINDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Hello, Listing, Query, Report, Order, Result)}
-_NUMBERS = ("state", "version", "seqno", "node", "asker", "action", "code")
+_NUMBERS = ("state", "version", "seqno", "node", "asker", "action", "code", "number")
 _TIMES = ("left_at", "clock_s", "until_s")
 
 

@@ -36,6 +36,7 @@ LOOK_HERE_S = 5.5
 READ_S = 12.0
 _READ_EVERY_S = 30.0
 _TICK_S = 0.05
+_PAUSE_S = 0.05
 _SAVE_EVERY_S = 3.0
 _NODES_EVERY_S = 60.0
 
@@ -82,7 +83,7 @@ class Pool:
         if self._watch is not None:
             self._watch.close()
         self._watch = backend.watch(None)
-        self._watch.changed = self._must_read.set
+        self._watch.changed = self._watch.heard = self._must_read.set
         self._must_read.set()
 
     def close(self) -> None:
@@ -173,7 +174,8 @@ class Pool:
         """Take what the group tells."""
         now = time.monotonic()
         if is_quorate != self.directory.is_quorate:
-            log.warning("the pool is %s", "quorate" if is_quorate else "not quorate: no guest is called off unseen")
+            text = "quorate" if is_quorate else "not quorate: no guest out of sight is called off"
+            log.log(logging.INFO if is_quorate else logging.WARNING, "the pool is %s", text)
         self._member.quorum_changed(is_quorate)
         for event in events:
             if isinstance(event, Members):
@@ -287,6 +289,7 @@ class Pool:
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._must_read.wait(), _READ_EVERY_S)
+            await asyncio.sleep(_PAUSE_S)  # events come in bursts
             self._must_read.clear()
             backend = self._here.backend
             try:

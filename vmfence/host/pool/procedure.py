@@ -160,20 +160,23 @@ def _end(guest: Guest, view: View) -> Steps:
     after = yield AskAll(guest.uuid)
     if after.active() and after.active().keys() != active.keys():
         raise _Refused(f"{guest.name} came to host {_places(after.active())} meanwhile")
-    fenced = yield from _fenced(after, is_seen_active=True)
-    if reasons := doubts_after(after, frozenset(active), fenced):
+    if view.is_seen_executing():
+        fenced = yield from _fenced(after, is_seen_active=True)
+        reasons = doubts_after(after, frozenset(active), fenced)
+    else:  # it may have been about to come here, and still run where it comes from
+        reasons = yield from _doubts(after)
+    if reasons:
         raise NotVouched(f"{guest.name} was ended, and may run elsewhere", "; ".join(reasons))
 
 
 def _on(guest: Guest, view: View) -> Steps:
-    active = view.active()
-    if active:
-        running = [node for node, entry in active.items() if entry.state in (State.RUNNING, State.BLOCKED)]
-        node = next(iter(running or active))
-    else:
-        yield from _vouch(guest, view)
-        node = _home(guest, view)
-    yield from _command(node, Action.ON, guest, view)
+    if active := view.active():
+        if any(entry.state in (State.RUNNING, State.BLOCKED) for entry in active.values()):
+            return Outcome(Code.SUCCESS, f"runs at host {_places(active)}")
+        state = guest.state.name.lower()
+        raise BackendError(f"{guest.name} is {state}", "on starts guests that are off", "use reboot")
+    yield from _vouch(guest, view)
+    yield from _command(node := _home(guest, view), Action.ON, guest, view)
     return Outcome(Code.SUCCESS, f"at host {node}")
 
 
@@ -183,10 +186,11 @@ def _reboot(guest: Guest, view: View) -> Steps:
         yield from _vouch(guest, view)
         yield from _command(node := _home(guest, view), Action.REBOOT, guest, view)
         return Outcome(Code.SUCCESS, f"was off, at host {node}")
-    fenced = yield from _fenced(view, is_seen_active=True)
+    is_known = view.is_seen_executing()
+    fenced = yield from _fenced(view, is_known)
     running = [node for node, entry in active.items() if entry.state in (State.RUNNING, State.BLOCKED)]
     node = next(iter(running or active))
-    if len(active) > 1 or doubts_away(view, fenced, is_seen_active=True):
+    if len(active) > 1 or not is_known or doubts_away(view, fenced, is_seen_active=True):
         # In two places, or perhaps so: everything ends before anything begins.
         yield from _end(guest, view)
         try:
@@ -212,11 +216,10 @@ def _doubts(view: View) -> Steps:
 
 
 def _fenced(view: View, is_seen_active: bool) -> Steps:
-    """Return the hosts that matter, are away, and were fenced since they left."""
-    asked = tuple((node, away.left_at) for node, away in sorted(suspects(view, is_seen_active).items()))
-    if not asked:
+    """Return the hosts that are away and were fenced since they left; none where that does not matter."""
+    if not suspects(view, is_seen_active):
         return frozenset()
-    return (yield AskFenced(asked))
+    return (yield AskFenced(tuple((node, away.left_at) for node, away in sorted(view.away.items()))))
 
 
 def _home(guest: Guest, view: View) -> int:

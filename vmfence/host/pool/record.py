@@ -1,4 +1,4 @@
-"""What a host remembers of the others across its own restarts: who had which guest.  One JSON file, replaced whole.
+"""What a host remembers across its own restarts: who had which guest, itself included.  One JSON file, replaced whole.
 
 Without it, a host that starts while another is away could not know what that one has, and would have to fail.
 """
@@ -48,9 +48,7 @@ def load(folder: str, wall: float) -> Remembered:
 def take(directory: Directory) -> dict[str, Any]:
     """Return what is to be remembered, fit for save()."""
     hosts = {
-        str(node): _plain(host, node in directory.members)
-        for node, host in directory.hosts.items()
-        if node != directory.me and host.is_listed
+        str(node): _plain(host, node in directory.members) for node, host in directory.hosts.items() if host.is_listed
     }
     return {"version": _VERSION, "hosts": hosts}
 

@@ -6,7 +6,8 @@ only without any is it given:
 - the group is quorate, and every member answered;
 - nobody has the guest active;
 - who had it active last says that it ended there: not that it left, and not that it vanished;
-- no host that is away had it, unless that host was fenced since.
+- no host that is away had it; or every host that is away was fenced since it left, as it may have moved among them;
+- what is known of those that are away is not of an earlier time: most hosts are here, or they were seen leaving.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vmfence.errors import BackendError
+from vmfence.host.pool.directory import NOBODY_KNOWS
 from vmfence.host.pool.messages import Away, Entry
 from vmfence.protocol.reply import State
 
@@ -32,8 +34,8 @@ class View:
     *references*: members that are fence_virtd.  *away*: hosts that are not in the group, by node, as some member
     remembers them.  *unheard*: nodes of the cluster that are not in the group, and nobody knows what they had.
     *last*: who had it active last, as the members have seen.  *is_everybody_here*: no node of the cluster is missing,
-    None if that is not known.
-    *concerned*: members that list it or see it.  *offsets_s*: by member, how far its clock is ahead of ours, at least.
+    None if that is not known.  *is_majority*: most of the cluster's nodes are in the group.  *concerned*: members that
+    list it or see it.  *offsets_s*: by member, how far its clock is ahead of ours, at least.
     """
 
     sightings: dict[int, tuple[Entry, ...]]
@@ -44,6 +46,7 @@ class View:
     is_everybody_here: bool | None = True
     last: frozenset[int] = frozenset()
     is_quorate: bool = True
+    is_majority: bool = True
     concerned: frozenset[int] = frozenset()
     offsets_s: dict[int, float] = field(default_factory=dict)
 
@@ -55,6 +58,10 @@ class View:
     def active(self) -> dict[int, Entry]:
         """Return where it is active."""
         return {n: entry for n, entries in sorted(self.sightings.items()) for entry in entries if entry.is_active}
+
+    def is_seen_executing(self) -> bool:
+        """Whether some host was seen to execute it."""
+        return any(entry.is_executing for entry in self.active().values())
 
     def ended(self) -> dict[int, Entry]:
         """Return where it is shut off and did not only leave."""
@@ -88,6 +95,9 @@ def doubts(view: View, fenced: frozenset[int], is_seen_active: bool = False) -> 
     found += [f"host {node} does not tell: {why}" for node, why in sorted(view.silent.items())]
     found += [f"host {node} has it {_word(entry)}" for node, entry in view.active().items()]
     found += doubts_away(view, fenced, is_seen_active)
+    if not view.is_majority:
+        unseen = [node for node, away in sorted(view.away.items()) if not away.is_seen_leaving]
+        found += [f"too few hosts are in the group, and none of them saw host {node} leave" for node in unseen]
     return found + _doubts_about_last(view, fenced)
 
 
@@ -106,11 +116,15 @@ def doubts_after(view: View, ended_by_us: frozenset[int], fenced: frozenset[int]
 
 def doubts_away(view: View, fenced: frozenset[int], is_seen_active: bool = False) -> list[str]:
     """Return why hosts that are away may run the guest."""
+    suspected = suspects(view, is_seen_active)
     found = [
         f"host {node} had it {_word(away.entry)} when it left, and is not known to have been fenced"
-        for node, away in sorted(suspects(view, is_seen_active).items())
-        if node not in fenced and away.entry is not None
+        for node, away in sorted(suspected.items())
+        if node not in fenced
     ]
+    if suspected and not found:
+        others = [node for node in sorted(view.away) if node not in fenced]
+        found = [f"it may have moved to host {node}, which is not known to have been fenced" for node in others]
     return found + [
         f"host {node} is away and nobody knows what guests it has"
         for node in sorted(view.unheard - fenced)
@@ -120,7 +134,7 @@ def doubts_away(view: View, fenced: frozenset[int], is_seen_active: bool = False
 
 def _doubts_about_last(view: View, fenced: frozenset[int]) -> list[str]:
     ended, found, is_known = view.ended(), [], False
-    for node in sorted(view.last):
+    for node in sorted(view.last - {NOBODY_KNOWS}):
         entries = view.sightings.get(node, ())
         if node in ended:
             is_known = True
@@ -134,8 +148,8 @@ def _doubts_about_last(view: View, fenced: frozenset[int]) -> list[str]:
             found.append(f"host {node} had it last and cannot be asked")
     has_left = [node for node, entries in sorted(view.sightings.items()) if any(entry.moved for entry in entries)]
     had = [node for node, away in view.away.items() if away.entry is not None and node in fenced]
-    if not is_known and has_left and not had:
-        found.append(f"it was migrated away from host {has_left[0]}, and nobody has seen where to")
+    if NOBODY_KNOWS in view.last or (has_left and not is_known):
+        found.append("it was migrated away, and nobody has seen where to")
     if not is_known and not ended and not had and not found:
         found.append("no host says that it ended there")
     return found

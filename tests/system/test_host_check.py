@@ -1,0 +1,442 @@
+"""``host check`` on a booted machine: green as setup leaves it, red under the right code for each mistake.
+
+The machine is set up once; every mistake is really made on it, judged, and undone.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import machine as lab_machine
+from lab.hypervisor import Hypervisor
+from lab.machine import PROGRAM, Machine
+from lab.net import HOST_IPV4, Bridge
+from lab.ours import CommandLine, driver_uri, our_config
+from lab.process import Result, run_client
+from lab.reference import FENCE_XVM, config_text, write_key
+from lab.waiting import wait_until
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.xdist_group("setup"),
+    pytest.mark.skipif(bool(lab_machine.missing()), reason=f"missing: {', '.join(lab_machine.missing())}"),
+]
+GUESTS = ["vm-01", "vm-02"]
+KEY, CONFIG = "/etc/cluster/fence_xvm.key", "/etc/vmfence.conf"
+LIMIT_S = 12.0  # ten seconds, and the start of the program on a busy machine
+WATCHED = ("/etc", "/usr/lib/systemd")
+
+
+class Host:
+    """A machine that ``host setup`` has made ready, and what it needs to be that again."""
+
+    def __init__(self, machine: Machine, bridge: Bridge, hypervisor: Hypervisor, vmfence: CommandLine) -> None:
+        self.machine, self.bridge, self.hypervisor, self.vmfence = machine, bridge, hypervisor, vmfence
+        machine.ok(PROGRAM, "host", "setup")
+        self.config, self.key = machine.path(CONFIG).read_text(), machine.path(KEY).read_bytes()
+
+    def check(self, *options: str, prefix: tuple[str, ...] = ()) -> Result:
+        """Run the check; whatever it finds, it ends in time and without a traceback."""
+        done = self.machine.run(*prefix, PROGRAM, "host", "check", *options)
+        assert "Traceback" not in done.stderr and done.seconds < LIMIT_S, done
+        return done
+
+    def judged(self, *options: str) -> dict[str, Any]:
+        """Return what the check finds, as JSON."""
+        done = self.check("--json", *options)
+        found: dict[str, Any] = json.loads(done.stdout)
+        assert done.exit == (found["worst"] == "error"), done
+        return found
+
+    def configure(self, old: str, new: str) -> None:
+        """Put *new* in the place of *old* in the configuration."""
+        text = self.machine.path(CONFIG).read_text()
+        assert old in text
+        self.machine.write(CONFIG, text.replace(old, new))
+
+    def restart(self) -> None:
+        """Start the daemon anew; it may be one that waits or fails."""
+        self.machine.run("systemctl", "restart", "--no-block", "vmfence")
+
+    def mended(self) -> None:
+        """Put back configuration, key and service."""
+        self.machine.write(CONFIG, self.config)
+        self.machine.write(KEY, self.key)
+        self.machine.run("systemctl", "reset-failed", "vmfence")
+        self.machine.ok("systemctl", "enable", "vmfence")
+        self.machine.ok("systemctl", "restart", "vmfence")
+
+    def ask(self, folder: Path, key: bytes | None = None, *options: str) -> int:
+        """Ask from a guest with the real fence_xvm; return its exit code."""
+        path = write_key(folder / "key", key or self.key)
+        words = ["-o", "list", "-t", "2", "-k", str(path), *options]
+        return run_client(FENCE_XVM, words, netns=self.bridge.guests[0]).exit
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory, vmfence: CommandLine) -> Iterator[Host]:
+    folder = tmp_path_factory.mktemp("host")
+    with Bridge(guests=2) as bridge, Hypervisor(folder / "libvirt", bridge.host) as hypervisor:
+        for name in GUESTS:
+            hypervisor.define(name, bridge="br0", start=True)
+        with Machine(folder / "machine", bridge.host, hypervisor) as machine:
+            machine.ok("systemctl", "disable", "fence_virtd")
+            yield Host(machine, bridge, hypervisor, vmfence)
+
+
+def test_a_host_that_was_set_up_is_green(host: Host) -> None:
+    before = host.machine.tree(*WATCHED)
+    done = host.check("--strict")
+    assert done.exit == 0, done
+    found = host.judged("--strict")
+    assert {one["severity"] for one in found["findings"]} <= {"note"} and found["not_judged"] == []
+    assert len(found["passed"]) > 40
+    assert host.machine.tree(*WATCHED) == before
+
+
+def test_a_user_who_may_see_little_is_told_so(host: Host) -> None:
+    nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+    done = host.check("--json", prefix=nobody)
+    found = json.loads(done.stdout)
+    assert done.exit == 3 and found["worst"] == "note", done
+    assert {"host-key-missing", "host-daemon", "host-firewall", "host-unanswered"} <= {
+        one["code"] for one in found["not_judged"]
+    }
+
+
+def test_a_member_of_the_group_sees_the_daemon(host: Host) -> None:
+    host.machine.ok("groupadd", "--system", "--force", "vmfence")
+    host.machine.path(CONFIG).chmod(0o644)
+    host.machine.ok("systemctl", "restart", "vmfence")
+    member = ("setpriv", "--reuid=nobody", "--regid=vmfence", "--clear-groups")
+    found = json.loads(host.check("--json", prefix=member).stdout)
+    host.mended()
+    assert {"host-daemon", "host-listener", "host-group", "host-configuration"} <= set(found["passed"])
+    assert "host-key-weak" in {one["code"] for one in found["not_judged"]}
+    assert found["worst"] in (None, "note"), found["findings"]
+
+
+# Mistakes: each is made in the machine, and must be the first finding of its severity
+
+Undo = ExitStack
+Mistake = Callable[[Host, Undo, Path], None]
+MISTAKES: dict[str, tuple[str, str, Mistake]] = {}
+
+
+def mistake(code: str, severity: str = "error") -> Callable[[Mistake], Mistake]:
+    """Enter a mistake into the table: *code* is what must be found with this *severity*."""
+
+    def enter(make: Mistake) -> Mistake:
+        MISTAKES[make.__name__] = (code, severity, make)
+        return make
+
+    return enter
+
+
+@mistake("host-firewall")
+def nft_drops(host: Host, undo: Undo, folder: Path) -> None:
+    host.machine.ok("nft", "add table inet mine; add chain inet mine in { type filter hook input priority 0; }")
+    undo.callback(host.machine.ok, "nft", "delete table inet mine")
+    host.machine.ok("nft", 'add rule inet mine in iifname "br0" udp dport 1229 drop')
+
+
+@mistake("host-firewall")
+def iptables_drops(host: Host, undo: Undo, folder: Path) -> None:
+    rule = ["INPUT", "-i", "br0", "-p", "udp", "--dport", "1229", "-j", "REJECT"]
+    host.machine.ok("iptables", "-A", *rule)
+    undo.callback(host.machine.ok, "iptables", "-D", *rule)
+
+
+@mistake("host-firewall-back")
+def way_back_closed(host: Host, undo: Undo, folder: Path) -> None:
+    host.machine.ok("iptables", "-A", "OUTPUT", "-o", "br0", "-p", "tcp", "--dport", "1229", "-j", "REJECT")
+    undo.callback(host.machine.ok, "iptables", "-F", "OUTPUT")
+    assert host.ask(folder) != 0
+
+
+@mistake("host-firewall-back", "warning")
+def way_back_closed_by_nft(host: Host, undo: Undo, folder: Path) -> None:
+    host.machine.ok("nft", "add table inet mine; add chain inet mine out { type filter hook output priority 0; }")
+    undo.callback(host.machine.ok, "nft", "delete table inet mine")
+    host.machine.ok("nft", 'add rule inet mine out oifname "br0" tcp dport 1000-2000 drop')
+
+
+@mistake("host-interface-missing")
+def interface_misspelt(host: Host, undo: Undo, folder: Path) -> None:
+    host.configure('"br0"', '"br9"')
+    host.restart()
+
+
+@mistake("host-interface-missing")
+def interface_is_a_port(host: Host, undo: Undo, folder: Path) -> None:
+    host.configure('"br0"', f'"{host.bridge.guests[0].port}"')
+    host.restart()
+
+
+@mistake("host-interface-missing")
+def bridge_gone(host: Host, undo: Undo, folder: Path) -> None:
+    host.bridge.delete()
+    undo.callback(host.bridge.create)
+
+
+@mistake("host-interface-down")
+def bridge_down(host: Host, undo: Undo, folder: Path) -> None:
+    host.bridge.down()
+    undo.callback(host.bridge.up)
+
+
+@mistake("host-bridge-unheard")
+def another_bridge(host: Host, undo: Undo, folder: Path) -> None:
+    host.bridge.host.ip("link add br7 type bridge", "link set br7 up", "addr add 10.77.0.1/24 dev br7")
+    undo.callback(host.bridge.host.ip, "link del br7")
+    host.configure('"br0"', '"br7"')
+    host.machine.ok("systemctl", "restart", "vmfence")
+
+
+@mistake("host-key-missing")
+def key_missing(host: Host, undo: Undo, folder: Path) -> None:
+    host.machine.path(KEY).unlink()
+
+
+@mistake("host-key-unusable")
+def key_open(host: Host, undo: Undo, folder: Path) -> None:
+    host.machine.path(KEY).chmod(0o644)
+
+
+@mistake("host-key-unusable")
+def key_short(host: Host, undo: Undo, folder: Path) -> None:
+    host.machine.write(KEY, "redhat\n")
+
+
+@mistake("host-key-weak", "warning")
+def key_typed(host: Host, undo: Undo, folder: Path) -> None:
+    host.machine.write(KEY, "somebody has typed this key by hand, so it is text\n")
+    host.machine.ok("systemctl", "restart", "vmfence")
+
+
+@mistake("host-key-stale")
+def key_replaced(host: Host, undo: Undo, folder: Path) -> None:
+    host.machine.write(KEY, bytes(range(256)))
+
+
+@mistake("host-daemon-stale", "warning")
+def configuration_changed(host: Host, undo: Undo, folder: Path) -> None:
+    host.configure("fence_virtd {", 'fence_virtd { reboot_method = "reset";')
+
+
+@mistake("host-configuration")
+def configuration_misspelt(host: Host, undo: Undo, folder: Path) -> None:
+    host.configure("fence_virtd {", 'fence_virtd { reboot_methode = "reset";')
+
+
+@mistake("host-configuration")
+def configuration_gone(host: Host, undo: Undo, folder: Path) -> None:
+    host.machine.path(CONFIG).unlink()
+    old = host.machine.path("/etc/fence_virt.conf")
+    if old.exists():
+        text = old.read_bytes()
+        undo.callback(old.write_bytes, text)
+        old.unlink()
+
+
+@mistake("host-libvirt")
+def libvirt_stopped(host: Host, undo: Undo, folder: Path) -> None:
+    host.hypervisor.terminate()
+    undo.callback(host.hypervisor.start)
+
+
+@mistake("host-libvirt")
+def libvirt_hung(host: Host, undo: Undo, folder: Path) -> None:
+    host.hypervisor.pause()
+    undo.callback(host.hypervisor.resume)
+
+
+@mistake("host-daemon")
+def daemon_stopped(host: Host, undo: Undo, folder: Path) -> None:
+    host.machine.ok("systemctl", "stop", "vmfence")
+
+
+@mistake("host-daemon")
+def daemon_hung(host: Host, undo: Undo, folder: Path) -> None:
+    pid = host.machine.property("MainPID")
+    host.machine.ok("kill", f"-{signal.SIGSTOP.value}", pid)
+    undo.callback(host.machine.run, "kill", f"-{signal.SIGCONT.value}", pid)
+
+
+@mistake("host-second-daemon")
+def fence_virtd_runs(host: Host, undo: Undo, folder: Path) -> None:
+    host.machine.ok("systemctl", "stop", "vmfence")
+    text = config_text("multicast", "qemu:///system", Path(KEY), interface="br0")
+    host.machine.write("/etc/fence_virt.conf", text)
+    host.machine.ok("systemctl", "start", "fence_virtd")
+    undo.callback(host.machine.ok, "systemctl", "stop", "fence_virtd")
+    wait_until(lambda: host.ask(folder) == 0, what="fence_virtd")
+
+
+@mistake("host-rival-at-boot", "warning")
+def fence_virtd_enabled(host: Host, undo: Undo, folder: Path) -> None:
+    host.machine.ok("systemctl", "enable", "fence_virtd")
+    undo.callback(host.machine.ok, "systemctl", "disable", "fence_virtd")
+
+
+@mistake("host-boot", "warning")
+def not_enabled(host: Host, undo: Undo, folder: Path) -> None:
+    host.machine.ok("systemctl", "disable", "vmfence")
+
+
+@mistake("host-rp-filter")
+def strict_filter(host: Host, undo: Undo, folder: Path) -> None:
+    away(host, undo)
+    knob = ["tee", "/proc/sys/net/ipv4/conf/br0/rp_filter"]
+    host.bridge.host.run(knob, input="1")
+    undo.callback(host.bridge.host.run, knob, input="0")
+
+
+@mistake("host-route-astray", "warning")
+def routed_away(host: Host, undo: Undo, folder: Path) -> None:
+    away(host, undo)
+
+
+def away(host: Host, undo: Undo) -> None:
+    """Route a guest's address to elsewhere."""
+    host.bridge.host.ip("link add away type bridge", "link set away up")
+    undo.callback(host.bridge.host.ip, "link del away")
+    host.bridge.host.ip(f"route add {host.bridge.guests[0].ipv4}/32 dev away")
+
+
+@mistake("host-several")
+def another_host(host: Host, undo: Undo, folder: Path) -> None:
+    """A second host on the bridge, with the same key and other guests, that answers for all."""
+    key = write_key(folder / "key", host.key)
+    uri = driver_uri(folder, {"other": "11111111-2222-3333-4444-555555555509"})
+    config = our_config(folder, uri, key, listeners={"multicast": {"interface": "eth0"}})
+    undo.enter_context(host.vmfence.daemon(config, host.bridge.guests[1]))
+
+
+@mistake("host-callback", "warning")
+def callback_refused(host: Host, undo: Undo, folder: Path) -> None:
+    guest = host.bridge.guests[0]
+    guest.run(["nft", "add table inet mine; add chain inet mine in { type filter hook input priority 0; }"])
+    undo.callback(guest.run, ["nft", "delete", "table", "inet", "mine"])
+    guest.run(["nft", "add rule inet mine in tcp dport 1229 reject with icmpx type admin-prohibited"])
+    assert host.ask(folder) != 0
+
+
+@mistake("host-rejected", "warning")
+def wrong_key_of_a_guest(host: Host, undo: Undo, folder: Path) -> None:
+    assert host.ask(folder, b"another key " * 8) != 0
+
+
+@mistake("host-guests-unseen", "warning")
+def guest_of_nobody(host: Host, undo: Undo, folder: Path) -> None:
+    words = "-machine none -nodefaults -display none -daemonize -pidfile /run/lonely.pid"
+    uuid = "11111111-2222-3333-4444-555555555508"
+    host.machine.ok("qemu-system-x86_64", "-name", "guest=lonely", "-uuid", uuid, *words.split())
+    undo.callback(lambda: host.machine.ok("kill", host.machine.path("/run/lonely.pid").read_text().strip()))
+
+
+@mistake("host-macvtap", "warning")
+def by_macvtap(host: Host, undo: Undo, folder: Path) -> None:
+    host.hypervisor.define("vm-03", devices="<interface type='direct'><source dev='br0' mode='bridge'/></interface>")
+    undo.callback(host.hypervisor.undefine, "vm-03")
+
+
+@mistake("host-network-down", "warning")
+def network_down(host: Host, undo: Undo, folder: Path) -> None:
+    host.hypervisor.define("vm-03", bridge="br5")
+    undo.callback(host.hypervisor.undefine, "vm-03")
+
+
+@mistake("host-name-long", "warning")
+def name_long(host: Host, undo: Undo, folder: Path) -> None:
+    host.hypervisor.define("n" * 64, bridge="br0")
+    undo.callback(host.hypervisor.undefine, "n" * 64)
+
+
+@mistake("host-target-unknown", "warning")
+def rule_for_nobody(host: Host, undo: Undo, folder: Path) -> None:
+    rules = f'groups {{ group {{ ip = "{HOST_IPV4}"; uuid = "vm-01"; uuid = "vm-02"; uuid = "vm-o3"; }} }}'
+    host.machine.write(CONFIG, host.config + rules)
+    host.machine.ok("systemctl", "restart", "vmfence")
+
+
+@mistake("host-address-loopback")
+def loopback(host: Host, undo: Undo, folder: Path) -> None:
+    text = """fence_virtd { listener = "tcp"; backend = "libvirt"; }
+    backends { libvirt { uri = "qemu:///system"; } }
+    """
+    host.machine.write(CONFIG, text)
+    host.machine.ok("systemctl", "restart", "vmfence")
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_each_mistake_is_found_under_its_code(host: Host, tmp_path: Path, name: str) -> None:
+    code, severity, make = MISTAKES[name]
+    try:
+        with ExitStack() as undo:
+            make(host, undo, tmp_path)
+            found = host.judged()
+    finally:
+        host.mended()
+    codes = [one["code"] for one in found["findings"] if one["severity"] == severity]
+    assert codes[:1] == [code], found["findings"]
+    assert found["worst"] == severity
+    fault = next(one for one in found["findings"] if one["code"] == code)
+    assert fault["subject"] and fault["message"] and fault["evidence"] + fault["remedy"]
+
+
+def test_after_all_that_the_host_is_green_again(host: Host) -> None:
+    found = host.judged("--skip", "host-callback", "--skip", "host-rejected")
+    assert [one["code"] for one in found["findings"] if one["severity"] != "note"] == []
+
+
+def test_two_mistakes_are_both_found(host: Host, tmp_path: Path) -> None:
+    try:
+        with ExitStack() as undo:
+            nft_drops(host, undo, tmp_path)
+            key_replaced(host, undo, tmp_path)
+            codes = [one["code"] for one in host.judged()["findings"] if one["severity"] == "error"]
+    finally:
+        host.mended()
+    assert {"host-firewall", "host-key-stale"} <= set(codes)
+
+
+# Mending
+
+
+def test_nothing_is_mended_unasked(host: Host) -> None:
+    host.machine.ok("systemctl", "disable", "vmfence")
+    try:
+        done = host.check("--fix")
+        assert done.exit == 2 and "say that you mean it with --yes" in done.stderr
+        assert host.machine.property("UnitFileState") == "disabled"
+    finally:
+        host.mended()
+
+
+def test_safe_remedies_are_carried_out_and_the_rest_is_left(host: Host) -> None:
+    host.machine.ok("systemctl", "disable", "--now", "vmfence")
+    host.machine.path(KEY).chmod(0o644)
+    host.hypervisor.define("n" * 64, bridge="br0")
+    try:
+        done = host.check("--fix", "--yes")  # the key first: a daemon is not started with one like that
+        again = host.check("--fix", "--yes", "--json")
+    finally:
+        host.hypervisor.undefine("n" * 64)
+        state, mode = host.machine.property("UnitFileState"), host.machine.path(KEY).stat().st_mode & 0o777
+        host.mended()
+    assert f"chmod 0600 {KEY}: done" in done.stderr and "systemctl enable vmfence.service: done" in done.stderr
+    assert "left to you, since it takes a decision: host-daemon, host-name-long" in done.stderr
+    assert "systemctl start vmfence.service: done" in again.stderr
+    found = json.loads(again.stdout)
+    assert again.exit == 0 and [one["code"] for one in found["findings"] if one["severity"] != "note"] == [
+        "host-name-long"
+    ]
+    assert (state, mode) == ("enabled", 0o600)

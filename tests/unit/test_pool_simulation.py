@@ -1,0 +1,148 @@
+"""Many hosts, many guests, everything that happens to them at random: no answer may be wrong.  And what it costs."""
+
+from __future__ import annotations
+
+import pytest
+
+from unit.pool_world import OFF, SimHost, World
+from vmfence.protocol.request import Action
+
+HOSTS, GUESTS, STEPS, SEED = 64, 10_000, 100_000, 20261123
+# Of that many guests all is asked and done: the others are the crowd, which is told of and remembered.
+IN_PLAY = 100
+
+
+class Chaos:
+    """One thing after another that can happen, in proportion."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.rng = world, world.rng
+        self.play = self.rng.sample(world.uuids, min(IN_PLAY, len(world.uuids)))
+        self.happenings = [
+            (self.ask, 0.040),
+            (self.begin_move, 0.030),
+            (self.finish_move, 0.030),
+            (self.switch_by_hand, 0.030),
+            (self.restart_libvirt, 0.004),
+            (self.crash, 0.0008),
+            (self.revive, 0.0030),
+            (self.lose_power, 0.0003),
+            (self.fence, 0.0005),
+            (self.split, 0.0004),
+            (self.heal, 0.0012),
+        ]
+
+    def step(self) -> None:
+        """Let one thing happen, or only time pass."""
+        dice = self.rng.random()
+        for happening, weight in self.happenings:
+            if dice < weight:
+                happening()
+                break
+            dice -= weight
+        self.world.step_on()
+
+    def host(self, is_up: bool = True) -> SimHost | None:
+        hosts = [host for host in self.world.hosts.values() if (host.member is not None) is is_up]
+        return self.rng.choice(hosts) if hosts else None
+
+    def ask(self) -> None:
+        """Ask any host of any guest, preferably one that is on its way, or out of that host's sight."""
+        host = self.host()
+        if host is None:
+            return
+        world = self.world
+        hidden = [uuid for uuid in self.play if world.places[uuid] and not world.places[uuid] & host.ring.members]
+        uuid = self.rng.choice(self.rng.choice((self.play, hidden or self.play, list(world.moving) or self.play)))
+        action = self.rng.choice((Action.OFF, Action.OFF, Action.REBOOT, Action.ON, Action.STATUS, Action.STATUS))
+        world.ask(host, action, uuid)
+
+    def begin_move(self) -> None:
+        uuid = self.rng.choice(self.play)
+        places = self.world.places[uuid]
+        if len(places) == 1:
+            source = self.world.hosts[next(iter(places))]
+            self.world.begin_move(uuid, source, self.rng.choice(list(self.world.hosts.values())))
+
+    def finish_move(self) -> None:
+        if self.world.moving:
+            uuid = self.rng.choice(list(self.world.moving))
+            if self.rng.random() < 0.8:
+                self.world.finish_move(uuid)
+            else:
+                self.world.end_guest(self.world.hosts[self.world.moving[uuid][1]], uuid)
+
+    def switch_by_hand(self) -> None:
+        """Somebody starts a guest that is off, at the host that had it last and was not fenced, or shuts one off."""
+        uuid = self.rng.choice(self.play)
+        places = self.world.places[uuid]
+        last = self.world.hosts[self.world.last_place[uuid]]
+        if places and self.rng.random() < 0.2:
+            self.world.end_guest(self.world.hosts[next(iter(places))], uuid)
+        elif not places and uuid not in self.world.moving and uuid in last.guests and last.fenced_at < 0:
+            self.world.start_guest(last, uuid)
+
+    def restart_libvirt(self) -> None:
+        """Why a guest is off is forgotten."""
+        host = self.host()
+        if host is not None and not host.later:
+            for uuid, entry in host.guests.items():
+                if entry.moved:
+                    host.guests[uuid] = type(entry)(entry.name, uuid, OFF)
+            self.world.changed(host)
+
+    def crash(self) -> None:
+        host = self.host()
+        if host is not None:
+            self.world.stop_daemon(host)
+
+    def revive(self) -> None:
+        host = self.host(is_up=False)
+        if host is not None:
+            host.fenced_at = -1.0
+            self.world.start_daemon(host)
+
+    def lose_power(self) -> None:
+        host = self.host()
+        if host is not None:
+            self.world.lose_power(host)
+
+    def fence(self) -> None:
+        """The cluster of hosts fences one that is away from the quorate part."""
+        away = [host for host in self.world.hosts.values() if host.member is None or host.part]
+        if away:
+            host = self.rng.choice(away)
+            self.world.lose_power(host)
+            host.fenced_at, host.part = self.world.now, 0
+
+    def split(self) -> None:
+        for host in self.rng.sample(
+            list(self.world.hosts.values()), self.rng.randint(1, len(self.world.hosts) * 2 // 3)
+        ):
+            host.part = 1
+        self.world.form_groups()
+
+    def heal(self) -> None:
+        for host in self.world.hosts.values():
+            host.part = 0
+        self.world.form_groups()
+
+
+def test_no_answer_is_wrong_whatever_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    world = World(HOSTS, GUESTS, SEED)
+    chaos = Chaos(world)
+    for _ in range(STEPS):
+        chaos.step()
+        assert not world.wrong, world.wrong
+    chaos.heal()
+    while any(host.member is None for host in world.hosts.values()):
+        chaos.revive()
+    world.settle()
+    assert not world.wrong
+    assert not world.asks, "a request was never answered"
+    with capsys.disabled():
+        print(f"\n{HOSTS} hosts, {GUESTS} guests, {STEPS} steps: {dict(sorted(world.answers.items()))}")
+        for reason, count in world.reasons.most_common(25):
+            print(f"  {count:6d} {reason}")
+    for answer in ("off done", "reboot done", "on done", "status off", "status on"):
+        assert world.answers[answer] > 100, "the simulation must show that it works, too"

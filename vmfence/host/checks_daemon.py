@@ -1,0 +1,246 @@
+"""Checks of the daemon and its service: does it run, with what is there now, alone, and at the next boot?  Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from vmfence.config.settings import MulticastSettings, TcpSettings
+from vmfence.errors import VmfenceError
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
+from vmfence.host import checks_setup, ground, unit
+from vmfence.host.facts import Facts
+from vmfence.host.kernel import Holder
+
+_START = ("systemctl", "start", unit.NAME)
+_RECENT_S = 600.0
+_SHOWN_MAX = 5
+_UNCALLED = "cannot call back"
+# A daemon of ours, where it cannot tell its process number: by the name of its program.
+_OWN_PROGRAMS = ("vmfence", "python")
+_ANY = {"0.0.0.0", "::"}
+
+
+def _second(facts: Facts) -> Iterator[Fault]:
+    for holder in facts.holders:
+        if _is_in_the_way(facts, holder):
+            message = "another program listens there: it takes requests that the daemon should answer, or keeps it out"
+            is_rival = holder.program == ground.RIVAL
+            remedy = f"systemctl disable --now {ground.RIVAL}" if is_rival else f"see it with: ps -fp {holder.pid}"
+            yield Fault(ERROR, f"{holder.protocol.upper()} {holder.port}", message, str(holder), remedy)
+
+
+def _is_in_the_way(facts: Facts, holder: Holder) -> bool:
+    """Whether the socket is at an address of a listener and not our daemon's."""
+    kind = MulticastSettings if holder.protocol == "udp" else TcpSettings
+    wanted = {one.address for one in facts.settings.listeners if isinstance(one, kind) and one.port == holder.port}
+    collides = holder.address in wanted or holder.address in _ANY or (kind is TcpSettings and wanted & _ANY)
+    if not wanted or not collides or not holder.pid:
+        return False
+    if isinstance(facts.status, VmfenceError):
+        return not holder.program.startswith(_OWN_PROGRAMS)
+    return bool(holder.pid != facts.status["pid"])
+
+
+def _daemon(facts: Facts) -> Iterator[Fault]:
+    error = facts.status
+    if isinstance(error, VmfenceError):
+        service = facts.unit
+        has_unit = not isinstance(service, VmfenceError) and service.is_manager and service.path is not None
+        remedy = " ".join(_START) if has_unit else "vmfence host setup, or vmfence host daemon where no systemd runs"
+        is_free = isinstance(facts.holders, tuple) and not any(_is_in_the_way(facts, one) for one in facts.holders)
+        may_start = has_unit and is_free and facts.accepted is True
+        seen = ": ".join(filter(None, (error.what, error.why)))
+        message = "no daemon runs, so no guest can be fenced"
+        yield Fault(ERROR, "vmfence host daemon", message, seen, remedy, _START if may_start else None)
+
+
+def _stale(facts: Facts) -> Iterator[Fault]:
+    keys = {key.path for key in facts.keys} if not isinstance(facts.keys, VmfenceError) else set()
+    for path in facts.stale:
+        if path in keys:
+            continue  # told by fingerprint
+        if path == facts.status["config"] or path == facts.path:
+            message = "the daemon does not run with the configuration as it is now"
+            remedy, fix = checks_setup.reload(facts)
+            if path != facts.status["config"]:
+                seen, remedy, fix = f"it runs with {facts.status['config']}", f"systemctl restart {unit.NAME}", None
+            else:
+                seen = "changed since it was read"
+            yield Fault(WARNING, path, message, seen, remedy, fix)
+        else:
+            remedy = f"systemctl daemon-reload && systemctl restart {unit.NAME}"
+            yield Fault(NOTE, path, "the unit was changed since the daemon was started", "", remedy)
+
+
+def _listener(facts: Facts) -> Iterator[Fault]:
+    optional = {one.name for one in facts.settings.listeners if one.optional}
+    for one in facts.status["listeners"]:
+        if not one["is_open"]:
+            severity = WARNING if str(one["where"]).split()[0] in optional else ERROR
+            message = "the daemon runs, and no request can arrive there"
+            yield Fault(severity, str(one["where"]), message, str(one["trouble"]), f"journalctl -u {unit.NAME}")
+
+
+def _hypervisor(facts: Facts) -> Iterator[Fault]:
+    reached = {one.uri for one in facts.libvirt.found} if not isinstance(facts.libvirt, VmfenceError) else set()
+    for one in facts.status["hypervisors"]:
+        if not one["is_answering"] and one["uri"] in reached:
+            message = "this check reaches libvirt, and the daemon did not when it asked last"
+            remedy = f"see journalctl -u {unit.NAME}; it asks anew with each request"
+            yield Fault(WARNING, str(one["uri"]), message, str(one["trouble"]), remedy)
+
+
+def _uncalled(facts: Facts) -> Iterator[Fault]:
+    for origin, reason, when in _rejected(facts):
+        if reason.startswith(_UNCALLED):
+            message = "a guest asked, and the daemon could not connect back to it, so it had no answer"
+            port = next((one.port for one in facts.multicast), 1229)
+            remedy = f"in the guest: firewall-cmd --add-port={port}/tcp --permanent && firewall-cmd --reload"
+            yield Fault(WARNING, origin, message, f"{when}: {reason}", remedy)
+
+
+def _refused(facts: Facts) -> Iterator[Fault]:
+    for origin, reason, when in _rejected(facts):
+        if not reason.startswith(_UNCALLED):
+            remedy = "if it is a guest of this host: vmfence guest check there, and compare sha256sum of both keys"
+            yield Fault(WARNING, origin, "the daemon refused what came from there", f"{when}: {reason}", remedy)
+
+
+def uncalled(facts: Facts) -> list[str]:
+    """Return the origins that the daemon could not connect back to lately."""
+    return [origin for origin, reason, _ in _rejected(facts) if reason.startswith(_UNCALLED)]
+
+
+def _rejected(facts: Facts) -> Iterator[tuple[str, str, str]]:
+    """Yield the latest rejections of each origin, reason and time; not those of this check itself."""
+    latest = {}
+    for one in facts.status["last_rejected"]:
+        if facts.now - float(one["at"]) <= _RECENT_S:
+            what = str(one["reason"]).partition(".")[0]
+            latest[str(one["origin"]), what] = (str(one["reason"]), float(one["at"]))
+    ours = {answer.peer for each in facts.probes for answer in each.ours} if isinstance(facts.probes, tuple) else set()
+    shown = [(origin, *rest) for (origin, _), rest in latest.items() if origin.split()[0] not in ours]
+    for origin, reason, at in shown[-_SHOWN_MAX:]:
+        yield origin, reason, time.strftime("%H:%M:%S", time.localtime(at))
+
+
+def _boot(facts: Facts) -> Iterator[Fault]:
+    service = facts.unit
+    if not service.is_manager:
+        yield Fault(NOTE, "service", "no systemd runs here: see that the daemon is started at boot by other means")
+    elif service.path is None:
+        message = "there is no service, so nothing starts the daemon at boot"
+        yield Fault(WARNING, unit.NAME, message, f"no {unit.INSTALL_PATH}", "vmfence host setup")
+    elif not service.is_enabled:
+        fix = ("systemctl", "enable", unit.NAME)
+        yield Fault(
+            WARNING,
+            unit.NAME,
+            "the daemon does not come back after a boot of this host",
+            "not enabled",
+            " ".join(fix),
+            fix,
+        )
+
+
+def _beside(facts: Facts) -> Iterator[Fault]:
+    if facts.unit.is_manager and facts.unit.path is not None and not facts.unit.is_active:
+        message = "the daemon that runs was started by hand: nothing restarts it when it ends"
+        yield Fault(
+            WARNING,
+            f"process {facts.status['pid']}",
+            message,
+            f"{unit.NAME} is not active",
+            f"kill {facts.status['pid']}; systemctl start {unit.NAME}",
+        )
+
+
+def _rival_at_boot(facts: Facts) -> Iterator[Fault]:
+    if facts.unit.is_rival_enabled:
+        message = "it starts at the next boot as well, and one of the two does not get the port"
+        yield Fault(WARNING, unit.RIVAL, message, "enabled", f"systemctl disable --now {ground.RIVAL}")
+
+
+SECOND = Check(
+    "host-second-daemon",
+    "no other program listens at the daemon's port",
+    """fence_virtd and vmfence cannot serve the same port: the second one does not start, or both answer and the faster
+    one wins. Sockets are looked up in /proc; only root sees whose they are.""",
+    _second,
+    ("settings", "holders"),
+)
+DAEMON = (
+    Check(
+        "host-daemon",
+        "the daemon runs and answers",
+        """It is asked at its control socket, by root or the group vmfence. One that hangs does not answer either.""",
+        _daemon,
+        ("allowed",),
+    ),
+    Check(
+        "host-daemon-stale",
+        "the daemon runs with the files that are there now",
+        """Configuration and keys are read at the start and on reload; a reload with a faulty file keeps what was in
+        force before. The unit counts from the next start on.""",
+        _stale,
+        ("settings", "stale", "status"),
+    ),
+)
+LISTENER = Check(
+    "host-listener",
+    "all listeners of the daemon are open",
+    """The daemon tells what keeps a listener closed: an interface that is gone, an address that is taken, a group that
+    cannot be joined. It tries again by itself. An optional listener that is closed is a warning.""",
+    _listener,
+    ("settings", "status"),
+)
+CHECKS = (
+    Check(
+        "host-libvirt-lost",
+        "the daemon reaches the libvirt that this check reaches",
+        """The daemon holds connections of its own. When libvirt was restarted it opens new ones with the next
+        request.""",
+        _hypervisor,
+        ("status", "libvirt"),
+    ),
+    Check(
+        "host-callback",
+        "the daemon can connect back to the guests that asked",
+        """A request by multicast is answered by a TCP connection from the host to the guest, port 1229 unless set
+        otherwise. A guest's firewall that drops it makes the guest wait in vain. Told are failures of the last ten
+        minutes.""",
+        _uncalled,
+        ("settings", "status"),
+    ),
+    Check(
+        "host-rejected",
+        "the daemon has refused nobody lately",
+        """Packets with another key, a weaker hash or a wrong form are dropped without an answer, so the guest sees
+        silence. Hosts that share a group and have keys of their own refuse each other's guests: then this is as it
+        must be. Told are the last ten minutes.""",
+        _refused,
+        ("status",),
+    ),
+    Check(
+        "host-boot",
+        "the daemon starts at boot",
+        """A host that comes back without its daemon fences nobody, and nobody notices before it is needed.""",
+        _boot,
+        ("unit",),
+    ),
+    Check(
+        "host-beside-service",
+        "the daemon that runs is the service's",
+        """One that was started by hand has no watchdog and is not started again when it ends.""",
+        _beside,
+        ("unit", "status"),
+    ),
+    Check(
+        "host-rival-at-boot",
+        "fence_virtd does not start at boot",
+        """It would take the port that the daemon needs, or the other way round.""",
+        _rival_at_boot,
+        ("unit",),
+    ),
+)

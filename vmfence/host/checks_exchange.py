@@ -1,0 +1,97 @@
+"""Checks of a real exchange: is a request answered, by this daemon alone, and what comes between hosts?  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
+from vmfence.host.checks_firewall import ipv4_interfaces
+from vmfence.host.facts import Facts
+from vmfence.host.probe import Probe
+
+_LOG = "journalctl -u vmfence"
+
+
+def _several(facts: Facts) -> Iterator[Fault]:
+    for probe in facts.probes:
+        if not probe.others:
+            continue
+        seen = ", ".join(f"{one.peer} shows {len(one.guests)} guests" for one in (*probe.ours, *probe.others))
+        views = {frozenset(guest.uuid for guest in one.guests) for one in (*probe.ours, *probe.others)}
+        if len(views) == 1:
+            yield Fault(NOTE, probe.where, "another host answers with the same guests: a pool of hosts", seen)
+        elif len(probe.speakers) > 1:
+            message = "another host answers for guests of this one, and the fastest answer wins"
+            seen += f"; about guest {probe.guest} spoke {', '.join(probe.speakers)}"
+            remedy = 'a multicast address or key for each host, or on each unknown_guest = "ignore"'
+            yield Fault(ERROR, probe.where, message, seen, remedy)
+        elif probe.guest:
+            message = "another host hears the same requests, and is silent about guests of this one"
+            yield Fault(NOTE, probe.where, message, seen)
+        else:
+            message = "another host answers on the same address with the same key"
+            yield Fault(WARNING, probe.where, message, seen, "a multicast address or key for each host")
+
+
+def _unanswered(facts: Facts) -> Iterator[Fault]:
+    for probe in facts.probes:
+        if probe.got_through:
+            continue
+        if probe.ours and probe.is_counted is False:
+            message = "a request was answered at an address of this host, and not by this daemon"
+            yield Fault(ERROR, probe.where, message, "another daemon on this host", "ss -lunp; ss -ltnp")
+        elif probe.others:
+            message = "a request was answered by another host alone: this daemon does not hear what guests send"
+            yield Fault(ERROR, probe.where, message, ", ".join(one.peer for one in probe.others), _LOG)
+        else:
+            message = "a request of this host had no answer, so one of a guest has none either"
+            why = f"; meanwhile the daemon refused: {', '.join(probe.refused)}" if probe.refused else ""
+            seen = f"{probe.error.what if probe.error else 'no answer'}{why}"
+            yield Fault(ERROR, probe.where, message, seen, f"mend what else is found here; then see {_LOG}")
+
+
+def _snooping(facts: Facts) -> Iterator[Fault]:
+    if facts.got_through() is not False and not _others(facts.probes):
+        return  # one host alone needs no querier, and a request that came through had none
+    for name in ipv4_interfaces(facts):
+        link = facts.network.link(name)
+        if link is not None and link.snooping and not link.querier and link.uplinks:
+            message = "the bridge snoops IGMP without a querier, so switches between hosts may forget the group"
+            seen = f"multicast_snooping 1, multicast_querier 0, uplink {', '.join(link.uplinks)}"
+            remedy = f"a querier on the switch, or: ip link set {name} type bridge mcast_querier 1"
+            yield Fault(NOTE, f"bridge {name}", message, seen, remedy)
+
+
+def _others(probes: Iterable[Probe]) -> bool:
+    return any(probe.others for probe in probes)
+
+
+CHECKS = (
+    Check(
+        "host-several",
+        "no other host answers for the guests of this one",
+        """By multicast every host that hears a request and has the key answers, and the guest takes the first answer.
+        A host that does not have the guest answers failure, or (fence_virtd) that it is off: the most dangerous
+        answer.""",
+        _several,
+        ("heard",),
+    ),
+    Check(
+        "host-unanswered",
+        "a request of this host is answered by its daemon",
+        """A list is asked for as a guest does, over each listener of multicast and tcp: signature, call-back, both
+        challenges, answer; and the daemon has to have counted it. What guests send passes the same way, except for the
+        ports of the bridge.""",
+        _unanswered,
+        ("serving", "probes"),
+    ),
+    Check(
+        "host-snooping",
+        "IGMP snooping does not come between hosts",
+        """A switch that snoops forgets a group when no querier asks for it, after some minutes. A bridge of this host
+        keeps delivering to the host itself, so this matters only with other hosts behind an uplink, and never where a
+        request came through.""",
+        _snooping,
+        ("settings", "network", "probes"),
+    ),
+)

@@ -1,0 +1,203 @@
+"""Checks of libvirt and its guests: does it answer, and can its guests be fenced, and ask for it?  Pure."""
+
+from __future__ import annotations
+
+import pwd
+from collections.abc import Iterator
+
+from vmfence.config.settings import MulticastSettings, TcpSettings
+from vmfence.errors import VmfenceError
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
+from vmfence.host import choice, hidden, network
+from vmfence.host.facts import LIBVIRT_S, Facts
+from vmfence.policy import Group
+from vmfence.protocol.request import DOMAIN_BYTES_MAX
+
+_MODULAR, _MONOLITHIC = "virtqemud", "libvirtd"
+
+
+def _silent(facts: Facts) -> Iterator[Fault]:
+    for uri, error in facts.libvirt.silent:
+        message = "libvirt does not answer, so no guest there can be fenced, and its state is unknown"
+        seen = f"{': '.join(filter(None, (error.what, error.why)))}; sockets: {_sockets(facts)}"
+        daemon = _daemon(facts)
+        is_local = uri.startswith(("qemu:", "qemu+unix:"))
+        fix = ("systemctl", "start", f"{daemon}.socket")
+        has_manager = not isinstance(facts.unit, VmfenceError) and facts.unit.is_manager
+        may_start = has_manager and "qemu:///system" in uri
+        remedy = f"systemctl status {daemon}; {' '.join(fix)}" if is_local else error.remedy
+        yield Fault(ERROR, uri, message, seen, remedy, fix if may_start else None)
+
+
+def _sockets(facts: Facts) -> str:
+    return ", ".join(facts.libvirt.sockets) or "none in /run/libvirt"
+
+
+def _daemon(facts: Facts) -> str:
+    """Return the daemon that this host has, modular or not, as far as its sockets tell."""
+    is_old = any(path.endswith("/libvirt-sock") for path in facts.libvirt.sockets)
+    is_new = any(path.endswith("/virtqemud-sock") for path in facts.libvirt.sockets)
+    return _MONOLITHIC if is_old and not is_new else _MODULAR
+
+
+def _unseen(facts: Facts) -> Iterator[Fault]:
+    served = {guest.uuid.lower() for guest in facts.libvirt.guests}
+    running = hidden.unseen(facts.processes, served)
+    places: dict[str, list[str]] = {}
+    for one in facts.libvirt.elsewhere:
+        names = [guest.name for guest in one.guests if guest.uuid.lower() not in served]
+        if names:
+            places[one.uri] = names
+    known = {guest.uuid.lower() for one in facts.libvirt.elsewhere for guest in one.guests}
+    severity = WARNING if facts.libvirt.guests else ERROR
+    message = "has guests that the daemon does not see, so it cannot fence them"
+    for uri, names in places.items():
+        remedy = f'add to backends/{facts.settings.backend.name}: {_next_uri(facts)} = "{uri}";'
+        yield Fault(severity, uri, message, network.some(names), remedy)
+    for process in hidden.unseen(running, known):
+        seen = f"process {process.pid} of user {_user(process.user)}"
+        remedy = f"find its libvirt: ls /run/user/{process.user}/libvirt; then add its URI"
+        message = "runs here, and no libvirt of the configuration knows it, so it cannot be fenced"
+        yield Fault(severity, f"guest {process.name}", message, seen, remedy)
+
+
+def _next_uri(facts: Facts) -> str:
+    return f"uri{len(facts.settings.backend.uris)}"
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _none(facts: Facts) -> Iterator[Fault]:
+    has_others = facts.processes if isinstance(facts.processes, tuple) else ()
+    if facts.libvirt.found and not facts.libvirt.guests and not has_others:
+        uris = ", ".join(one.uri for one in facts.libvirt.found)
+        yield Fault(NOTE, uris, "libvirt answers, and has no guest yet", "0 guests", "virsh list --all")
+
+
+def _macvtap(facts: Facts) -> Iterator[Fault]:
+    if any(not isinstance(one, (MulticastSettings, TcpSettings)) for one in facts.settings.listeners):
+        return  # vsock and channels need no network
+    guests = facts.libvirt.guests
+    cut_off = [guest for guest in guests if guest.direct and not guest.bridges and not guest.unresolved]
+    if cut_off:
+        severity = ERROR if len(cut_off) == len(guests) else WARNING
+        links = sorted({link for guest in cut_off for link in guest.direct})
+        message = "attached by macvtap alone, by which no guest reaches its own host, so they cannot ask for fencing"
+        remedy = "give them a second link to a bridge, or add listener vsock or serial: vmfence host configure"
+        names = network.some([guest.name for guest in cut_off])
+        yield Fault(severity, names, message, f"macvtap on {', '.join(links)}", remedy)
+
+
+def _network_down(facts: Facts) -> Iterator[Fault]:
+    there = {one.name for one in facts.interfaces}
+    listening = {one.interface for one in facts.multicast}
+    missing: dict[str, list[str]] = {}
+    for guest in facts.libvirt.guests:
+        for link in (*guest.unresolved, *(each for each in guest.bridges if each not in there)):
+            if link not in listening:
+                missing.setdefault(link, []).append(guest.name)
+    for link, names in missing.items():
+        message = "is not up, and guests are attached to it"
+        yield Fault(WARNING, link, message, network.some(names), f"virsh net-list --all; virsh net-start {link}")
+
+
+def _long(facts: Facts) -> Iterator[Fault]:
+    for guest in facts.libvirt.guests:
+        size = len(guest.name.encode("utf-8", "surrogateescape"))
+        if size > DOMAIN_BYTES_MAX:
+            message = "the name is too long for the protocol, so no agent can ask for this guest by it"
+            seen = f"{size} bytes, {DOMAIN_BYTES_MAX} fit"
+            remedy = f"use the UUID in pcmk_host_map: {guest.uuid}"
+            yield Fault(WARNING, f"guest {network.some([guest.name])}", message, seen, remedy)
+
+
+def _targets(facts: Facts) -> Iterator[Fault]:
+    for doubt in choice.unknown_targets(facts.settings, facts.libvirt.found):
+        message = "access rules name a guest that this host does not have, so the rule is for nobody"
+        yield Fault(WARNING, facts.path, message, doubt, "virsh list --all; then mend the rule")
+
+
+def _denied(facts: Facts) -> Iterator[Fault]:
+    groups = facts.settings.groups
+    if groups is None:
+        return
+    rules = [Group(group.label, (), group.targets) for group in groups]
+    guests = facts.libvirt.guests
+    alone = [guest.name for guest in guests if not any(rule.lists(guest.name, guest.uuid) for rule in rules)]
+    if alone:
+        severity = WARNING if len(alone) == len(guests) else NOTE
+        message = "no group of the access rules lists them, so nobody may fence them"
+        yield Fault(severity, network.some(alone), message, f"{len(groups)} groups", "vmfence host list shows who may")
+
+
+LIBVIRT = (
+    Check(
+        "host-libvirt",
+        f"libvirt answers within {LIBVIRT_S:g} seconds",
+        """Every URI of the configuration is asked for its guests. There are two flavours of libvirt: one daemon,
+        libvirtd, or one for each hypervisor, virtqemud; their sockets in /run/libvirt tell which this host has. A
+        libvirt that hangs makes every fence fail.""",
+        _silent,
+        ("settings", "libvirt"),
+    ),
+)
+CHECKS = (
+    Check(
+        "host-guests-unseen",
+        "the daemon sees all guests that run here",
+        """A user's guests live in a libvirt of his own (qemu:///session), which the daemon asks only where the
+        configuration says so. QEMU processes and the sockets of other libvirt daemons are compared with what the
+        configured ones show. Root sees all of them, others only their own.""",
+        _unseen,
+        ("settings", "complete", "processes"),
+    ),
+    Check(
+        "host-guests-none",
+        "there are guests",
+        """A host without guests is nothing wrong, unless they are where nobody looks.""",
+        _none,
+        ("settings", "complete"),
+    ),
+    Check(
+        "host-macvtap",
+        "guests can reach this host",
+        """A guest that is attached by macvtap (interface type direct) reaches everybody except its own host. vsock and
+        channels work without any network.""",
+        _macvtap,
+        ("settings", "answering"),
+    ),
+    Check(
+        "host-network-down",
+        "the networks of all guests are up",
+        """A libvirt network that is not started has no bridge, so its guests cannot be started, or ask.""",
+        _network_down,
+        ("settings", "answering", "interfaces"),
+    ),
+    Check(
+        "host-name-long",
+        "names of guests fit the protocol",
+        """A request has room for 63 bytes of a guest's name. Longer ones are refused or cut; the UUID always fits.""",
+        _long,
+        ("answering",),
+    ),
+    Check(
+        "host-target-unknown",
+        "all guests that access rules name exist",
+        """A slip in the name or UUID of a group makes the rule void: its guest cannot be fenced when it matters.""",
+        _targets,
+        ("settings", "complete"),
+    ),
+    Check(
+        "host-guest-denied",
+        "every guest may be fenced by somebody",
+        """With access rules everything is denied that no group allows. Guests that are no cluster nodes need no
+        group.""",
+        _denied,
+        ("settings", "answering"),
+    ),
+)
