@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 import xml.etree.ElementTree as ElementTree
@@ -248,6 +249,7 @@ def test_no_shell_ever_sees_a_value(world: World) -> None:
 @pytest.mark.parametrize(
     "words",
     [
+        ["--map", "n1:a b", "--offline", "--map", "n2:b"],
         ["--map", "n1"],
         ["--map", "n7:spare"],
         ["--node", "n7"],
@@ -302,7 +304,7 @@ def test_file_without_nodes(world: World) -> None:
 def test_broken_file(world: World, content: str) -> None:
     world.file.write_text(content)
     for command in (["add-device", "f"], ["map"], ["remove-device", "f"]):
-        assert one_error(world.run(*command))
+        assert f"cannot read the CIB in {world.file}" in one_error(world.run(*command))
     assert world.file.read_text() == content
 
 
@@ -320,6 +322,34 @@ def test_pcs_fails_in_the_middle(world: World) -> None:
     assert "The CIB shows now: there is no device f" in error
     assert world.device() is None
     assert 'value="100s"' in world.file.read_text()
+
+
+def test_json_tells_what_was_changed_when_it_fails(world: World) -> None:
+    world.stand_in("pcs", 'case "$*" in *create*) echo Error: no room >&2; exit 1;; esac; exec $REAL "$@"')
+    done = world.add("--yes", "--json")
+    assert "could not create the device f" in one_error(done)
+    found = json.loads(done.stdout)
+    assert (found["changed"], "no room" in found["error"]) == (False, True)
+    found = json.loads(world.add("--yes", "--json", "--timeout", "90").stdout)
+    assert (found["changed"], found["started"]) == (True, None)
+
+
+def test_ctrl_c_tells_what_is_there_now(world: World) -> None:
+    """pcs has done it, and hangs before it says so."""
+    hole = world.folder / "hole"
+    os.mkfifo(hole)
+    world.stand_in("pcs", f'case "$*" in *create*) $REAL "$@"; cat {hole};; *) exec $REAL "$@";; esac')
+    words = ["f", "--agent", "fence_virt", "--machine-uuid", "", *world.path_to_host, "--yes"]
+    path = f"PATH={world.tools}:{SYSTEM_PATH}"
+    with Terminal(["env", path, *world.argv("add-device", *words)]) as terminal:
+        terminal.expect("create the device f")
+        with open(hole, "w"):  # until pcs reads
+            terminal.type("\x03")
+            code, told = terminal.end()
+    assert code == 1
+    assert "The CIB shows all as wanted all the same" in told
+    assert "error: interrupted" in told
+    assert world.device() is not None
 
 
 def test_pcs_that_lies_is_not_believed(world: World) -> None:
@@ -369,6 +399,21 @@ def test_map_shows_what_is_wrong(world: World) -> None:
     first, second = json.loads(done.stdout)
     assert (first["port"], first["guest"], first["problem"]) == ("spare", None, "the host shows no such guest")
     assert (second["guest"], second["problem"]) == ("n2", None)
+
+
+def test_map_shows_a_node_that_is_mapped_twice(world: World) -> None:
+    world.add("--yes")
+    text = world.file.read_text()
+    world.file.write_text(text.replace("n1:lab-n1;n2:n2", "n1:spare;n2:n2;n1:lab-n1"))
+    done = world.run("map")
+    assert done.exit == 1
+    assert "the map names it 2 times, and only the last one counts" in done.stdout
+
+
+def test_guest_that_is_called_like_another_node_is_fenced_by_its_uuid(world: World) -> None:
+    world.show({"n2": 0, "lab-n2": 1})
+    assert world.add("--yes", "--node", "n1", "--map", "n1:n2").exit == 0
+    assert (world.device() or {})["pcmk_host_map"] == f"n1:{UUIDS[0]}"
 
 
 def test_map_without_devices(world: World) -> None:

@@ -176,6 +176,21 @@ def one_guest_for_both(lab: ClusterLab, node: Node, undo: Undo, folder: Path) ->
     update(node, "pcmk_host_map=n1:lab-n1;n2:lab-n1")
 
 
+@mistake("cluster-guest-missing")
+def claimed_without_a_map(lab: ClusterLab, node: Node, undo: Undo, folder: Path) -> None:
+    update(node, "pcmk_host_map=", "pcmk_host_check=none")
+
+
+@mistake("cluster-guests-differ")
+def two_devices_two_guests(lab: ClusterLab, node: Node, undo: Undo, folder: Path) -> None:
+    node.ok("pcs", "stonith", "create", "other", "fence_vmfence", "pcmk_host_map=n2:lab-n1")
+
+
+@mistake("cluster-port-is-node")
+def guest_called_like_a_node(lab: ClusterLab, node: Node, undo: Undo, folder: Path) -> None:
+    node.ok("pcs", "stonith", "create", "other", "fence_vmfence", "pcmk_host_map=n1:n2")
+
+
 @mistake("cluster-uuid-mismatch")
 def guests_swapped(lab: ClusterLab, node: Node, undo: Undo, folder: Path) -> None:
     update(node, "pcmk_host_map=n1:lab-n2;n2:lab-n1")
@@ -303,6 +318,26 @@ def test_two_mistakes_are_both_found(fenced: ClusterLab) -> None:
         node.ok("pcs", "property", "set", "stonith-enabled=false")
         update(node, "pcmk_host_map=n1:lab-n1;n2:lab-n1")
         assert {"cluster-fencing-disabled", "cluster-guest-twice"} <= set(errors(node))
+    wait_until(lambda: errors(node) == [], 60, "a green check again", interval=0.5)
+
+
+def test_pcs_that_cannot_be_run(fenced: ClusterLab) -> None:
+    node = fenced.nodes[FIRST]
+    node.disk.write("/etc/tools/pcs", "#!/bin/sh\necho no ruby here >&2\nexit 1\n", 0o755)
+    path = node.ok("printenv", "PATH").strip()
+    done = node.run(["env", f"PATH=/etc/tools:{path}", "vmfence", "cluster", "check", "--quiet", "--strict"])
+    assert done.exit == 1
+    assert done.stdout.startswith("warning  cluster-pcs-unread: pcs: pcs failed with exit code 1")
+    assert "no ruby here" in done.stdout
+
+
+def test_what_cannot_be_judged_is_no_success(fenced: ClusterLab) -> None:
+    node = fenced.nodes[FIRST]
+    with ExitStack() as undo:
+        daemon_stopped(fenced, node, undo, Path())
+        done = node.run(["vmfence", "cluster", "check", "--quiet", "--only", "cluster-guest-missing"])
+        assert done.exit == 1
+        assert done.stdout.startswith("unknown  cluster-guest-missing: not judged, ")
     wait_until(lambda: errors(node) == [], 60, "a green check again", interval=0.5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 
 import pytest
 
@@ -53,6 +54,30 @@ def test_map_shows_what_the_host_shows(lab: ClusterLab) -> None:
     first, second = json.loads(run(lab, "map", "--json").stdout)
     assert (first["guest"], first["state"], first["problem"]) == ("lab-n1", "running", None)
     assert (second["guest"], second["problem"]) == ("lab-n2", "the guest is not running")
+
+
+def test_node_that_is_online_is_not_mapped_to_a_guest_that_is_off(lab: ClusterLab) -> None:
+    before = lab.configuration()
+    with ExitStack() as undo:
+        lab.hypervisor.define("spare")
+        undo.callback(lab.hypervisor.undefine, "spare")
+        error = one_error(run(lab, "add-device", "f", "--yes", "--map", "n2:spare"))
+        assert "node 'n2' is online, and guest 'spare' (given) is not running" in error
+        assert f"lab-n2 ({lab.uuid('n2')})" in error
+        assert lab.configuration() == before
+        done = run(lab, "add-device", "f", "--yes", "--map", "n2:spare", "--force", "--no-wait")
+        assert done.exit == 0, done
+        assert "warning: node 'n2' is online" in done.stderr
+        assert run(lab, "add-device", "f", "--yes").exit == 0
+
+
+def test_fencer_and_map_agree_on_a_guest_called_like_another_node(lab: ClusterLab) -> None:
+    """The fencer takes ports for nodes: asked for n2, the device of n1 would stop n1's guest, were it called n2."""
+    lab.nodes["n1"].ok("pcs", "stonith", "create", "f", "fence_vmfence", "pcmk_host_map=n1:n2")
+    shown = json.loads(run(lab, "map", "--json").stdout)
+    assert [(row["node"], row["how"]) for row in shown] == [("n1", "map"), ("n2", "port")]
+    assert "f" in lab.nodes["n1"].ok("stonith_admin", "--list", "n2")
+    assert run(lab, "check", "--only", "cluster-port-is-node", "--quiet").exit == 1
 
 
 def test_other_users(lab: ClusterLab) -> None:

@@ -23,7 +23,7 @@ cluster = LazyGroup(
             "properties",
             "Cluster properties that matter to fencing; set them.",
         ),
-        "prove": ("vmfence.cli.cluster_fence", "prove", "Rehearse: fence node after node, and record that it works."),
+        "prove": ("vmfence.cli.cluster_prove", "prove", "Rehearse: fence node after node, and record that it works."),
         "remove-device": ("vmfence.cli.cluster_device", "remove_device", "Remove a stonith device."),
     },
     "Commands for a cluster node.",

@@ -1,17 +1,21 @@
-"""Signals that end a process, as what Ctrl-C is: so that a command still says, and records, what it leaves behind."""
+"""What must go on, or end in order, when its terminal goes away or a signal comes."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 from collections.abc import Iterator
+from typing import Callable
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @contextlib.contextmanager
 def as_interrupt() -> Iterator[None]:
-    """Let the signals that end a process raise KeyboardInterrupt in the block, the first of them only."""
+    """Let the signals that end a process raise KeyboardInterrupt in the block, as Ctrl-C does; the first of them only.
+
+    So a command still says, and records, what it leaves behind.
+    """
 
     def interrupt(number: int, frame: object) -> None:
         for each in _SIGNALS:
@@ -24,3 +28,13 @@ def as_interrupt() -> Iterator[None]:
     finally:
         for number, handler in zip(_SIGNALS, before):
             signal.signal(number, handler)
+
+
+def lasting(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Return *tell*, which goes on when the terminal is gone."""
+
+    def tell_if_possible(text: str) -> None:
+        with contextlib.suppress(OSError):
+            tell(text)
+
+    return tell_if_possible

@@ -133,15 +133,8 @@ def prepare_again(before: Survey, means: Means, limit_s: float = 0.0) -> Survey:
                 raise
         means.sleep(_PAUSE_S)
     if now.has_changed(before):
-        raise changed(before, now)
+        raise targets.changed(before, now)
     return now
-
-
-def changed(before: Survey, now: Survey) -> VmfenceError:
-    """Return the error for a node whose devices or guests are no longer those of the question."""
-    was, is_now = (", ".join(f"{one.target.device}: {one}" for one in each.sightings) for each in (before, now))
-    why = f"its devices or guests have changed meanwhile: {was}; now {is_now}"
-    return VmfenceError(f"{before.aim.node} was not fenced", why, "look, and say it again")
 
 
 class Rehearsal:

@@ -114,9 +114,15 @@ class Survey:
 
     def has_changed(self, since: Survey) -> bool:
         """Whether other devices or guests stand for the node than *since*."""
-        return self.aim != since.aim or [one.look.uuid for one in self.sightings] != [
-            one.look.uuid for one in since.sightings
-        ]
+        uuids = ((one.look.uuid, other.look.uuid) for one, other in zip(self.sightings, since.sightings))
+        return self.aim != since.aim or any(now and before and now != before for now, before in uuids)
+
+
+def changed(before: Survey, now: Survey) -> VmfenceError:
+    """Return the error for a node whose devices or guests are no longer those of the question."""
+    was, is_now = (", ".join(f"{one.target.device}: {one}" for one in each.sightings) for each in (before, now))
+    why = f"its devices or guests have changed meanwhile: {was}; now {is_now}"
+    return VmfenceError(f"{before.aim.node} was not fenced", why, "look, and say it again")
 
 
 def survey(node: str, means: Means) -> Survey:
