@@ -23,7 +23,7 @@ PATIENT = 30.0
 
 def request(action: int, guest: bytes | str = b"", seqno: int | None = None) -> bytes:
     """Return a request frame."""
-    number = int.from_bytes(os.urandom(4), "little") if seqno is None else seqno
+    number = int.from_bytes(os.urandom(4), "little") | 1 << 31 if seqno is None else seqno
     return REQUEST.pack(MAGIC, action, 0, guest.encode() if isinstance(guest, str) else guest, number)
 
 
@@ -70,10 +70,13 @@ class FarEnd:
         return not select.select([self.descriptor], [], [], 0)[0]
 
     def take(self) -> tuple[int, bytes, int]:
-        """Read a request; return action, guest and number."""
-        magic, action, _, guest, number = REQUEST.unpack(self.read(REQUEST.size))
-        assert magic == MAGIC
-        return action, guest.rstrip(b"\0"), number
+        """Read a request; return action, guest and number.  Nulls, which our agent sends first, are answered."""
+        while True:
+            magic, action, _, guest, number = REQUEST.unpack(self.read(REQUEST.size))
+            assert magic == MAGIC
+            if action:
+                return action, guest.rstrip(b"\0"), number
+            self.send(response(1))
 
 
 class Line(FarEnd):

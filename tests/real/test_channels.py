@@ -20,6 +20,7 @@ from lab.pipe import Bridge, FarEnd, Line, request
 from lab.process import Daemon, run_client
 from lab.rig import ALPHA, BETA, OFF, ON, no_trace, refused
 from lab.waiting import wait_until
+from vmfence.host import history, refusals
 
 MODES = ("serial", "vmchannel", "virtio")
 
@@ -140,7 +141,15 @@ def test_half_a_frame_is_dropped(rig: ChannelRig) -> None:
 
 
 @pytest.mark.parametrize(
-    "noise", [b"[  12.3] console output\r\nlogin: ", b"a" * 3000, b"ab" * 700 + b"abb", b"\0" * 73, b"abba", b"abba\2 abba said the console\r\n"]
+    "noise",
+    [
+        b"[  12.3] console output\r\nlogin: ",
+        b"a" * 3000,
+        b"ab" * 700 + b"abb",
+        b"\0" * 73,
+        b"abba",
+        b"abba\2 abba said the console\r\n",
+    ],
 )
 def test_noise_before_a_frame_is_skipped(rig: ChannelRig, noise: bytes) -> None:
     alpha = rig.connected(ALPHA)
@@ -348,3 +357,14 @@ def test_another_name_of_the_ports(vmfence: CommandLine, tmp_path: Path) -> None
     with rig:
         assert ask(rig.connected(ALPHA), wire.STATUS, BETA) == wire.DONE
         assert not rig.sockets[BETA].is_wanted()
+
+
+def test_a_guest_without_rights_cannot_fill_the_history(rig: ChannelRig) -> None:
+    alpha = rig.connected(ALPHA)
+    for _ in range(100):
+        assert ask(alpha, wire.OFF, "nobody") == wire.DENIED
+    assert ask(alpha, wire.OFF, BETA) == wire.DONE
+    state = str(rig.folder / "state")
+    wait_until(lambda: list(history.read(state))[-1].guest == BETA, what="the record of the power action")
+    assert len(list(history.read(state))) == refusals.KEPT_MAX + 1
+    assert rig.daemon.log().count("guest=nobody") == refusals.KEPT_MAX

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,19 @@ def test_an_optional_port_that_becomes_free_is_taken(vmfence: CommandLine, tmp_p
         rig.serves()
     finally:
         rig.daemon.stop()
+
+
+def test_an_optional_listener_whose_libvirt_is_silent_holds_up_nothing(vmfence: CommandLine, tmp_path: Path) -> None:
+    """Neither the start, nor a reload, nor the end: a call to libvirt ends after 12 s at the earliest."""
+    with tempfile.TemporaryDirectory(prefix="vmf-", dir="/tmp") as short, socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(f"{short}/socket")
+        silent.listen(50)
+        serial = {"mode": "serial", "uri": f"qemu+unix:///system?socket={short}/socket", "optional": "yes"}
+        with Rig(vmfence, tmp_path, listeners={"serial": serial}, groups=GROUPS) as rig:
+            assert "it is not open yet" in rig.daemon.log()
+            rig.serves()
+            rig.reload()
+            rig.daemon.signal(signal.SIGTERM)
+            assert rig.daemon.wait() == 0
+            assert "cannot learn which guests run" not in rig.daemon.log(), "it did not wait for that"
+            assert no_trace(rig.daemon.log())

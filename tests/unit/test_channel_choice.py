@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,3 +90,21 @@ def test_a_socket_of_two_guests_is_refused() -> None:
 def test_a_socket_that_a_guest_has_twice_is_one() -> None:
     places, refused = choose([LiveGuest("alpha", UUID, (SERIAL, SERIAL))], SerialSettings())
     assert (places, refused) == ([Place("serial", SERIAL.path, "alpha", UUID)], frozenset())
+
+
+def test_one_socket_spelled_in_two_ways_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real" / "a").touch()
+    (tmp_path / "real" / "b").touch()
+    (tmp_path / "real" / "own").touch()
+    (tmp_path / "hard").hardlink_to(tmp_path / "real" / "b")
+    paths = {"a": "real/a", "a2": "link/./a", "b": "real/b", "b2": "hard", "c": "real/not-yet", "c2": "link/not-yet"}
+    spelled = {name: f"{tmp_path}/{path}" for name, path in paths.items()}
+    own = GuestSocket("serial", f"{tmp_path}/real/own")
+    guests = [
+        LiveGuest(name, f"{number:08}-2222-3333-4444-555555555502", (GuestSocket("serial", path),))
+        for number, (name, path) in enumerate(spelled.items())
+    ]
+    places, refused = choose([*guests, LiveGuest("alpha", UUID, (own,))], SerialSettings())
+    assert (places, refused) == ([Place("serial", own.path, "alpha", UUID)], frozenset(spelled.values()))

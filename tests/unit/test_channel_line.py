@@ -6,23 +6,28 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lab.pipe import request, response
 from unit.fakes import ALPHA, BETA, GAMMA, FakeBackend, Hold
+from vmfence.errors import PacketError
 from vmfence.host import streams
 from vmfence.host.backends.base import Guest
 from vmfence.host.history import History
 from vmfence.host.listeners import line as module
+from vmfence.host.listeners import pulse
 from vmfence.host.listeners.line import GuestLine, Place
+from vmfence.host.listeners.pulse import Pulse
 from vmfence.host.reception import Reception
 from vmfence.host.service import Rules, Service
 from vmfence.host.signatures import SignatureMemory
 from vmfence.policy import Policy
 from vmfence.protocol.reply import State
 from vmfence.protocol.request import Action
+from vmfence.protocol.serial import REQUEST_BYTES, FrameReader, check_plausible
 
 WAIT_S = 20.0
 NEVER = 1000.0
@@ -40,6 +45,7 @@ class Scene:
         )
         self.path = str(folder / "socket")
         self.known, self.looked = True, 0
+        self.pulse = Pulse()
         self.connections: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
 
     async def connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -70,7 +76,7 @@ async def scene(folder: Path, *guests: Guest) -> AsyncIterator[Scene]:
     writers: list[asyncio.StreamWriter] = []
     server = await asyncio.start_unix_server(accepted, made.path)
     made.line = GuestLine(
-        Place("serial", made.path, ALPHA.name, ALPHA.uuid), made.reception, made.look, lambda: made.known
+        Place("serial", made.path, ALPHA.name, ALPHA.uuid), made.reception, made.look, lambda: made.known, made.pulse
     )
     try:
         yield made
@@ -247,21 +253,103 @@ def test_a_socket_is_not_connected_to_again_while_nobody_vouches_for_the_guest(
     play(folder, story)
 
 
-def test_noise_is_read_slowly(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A guest that writes as fast as it can costs the host little; what it asks for between is heard."""
-    waits: list[float] = []
-    real = asyncio.sleep
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-        await real(0)
-
-    monkeypatch.setattr(asyncio, "sleep", sleep)
+def test_what_is_behind_a_flood_of_noise_is_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be carried out when its client has long given up; and noise costs the host little."""
+    monkeypatch.setattr(module, "_FLOOD_PAUSE_S", 0.0)
 
     async def story(made: Scene) -> None:
         reader, writer = await made.connected()
-        writer.write(b"x" * 655360 + request(Action.STATUS, ALPHA.name))
+        writer.write(b"x" * (module.NOISE_BYTES_PER_S + 65536) + request(Action.OFF, ALPHA.name))
+        reader, writer = await made.connected()
+        assert made.reception.rejects.counts["too much noise"] == 1
+        writer.write(request(Action.STATUS, ALPHA.name))
         assert await read(reader) == response(0)
-        assert 9.9 < sum(wait for wait in waits if wait > 0.01) <= 10.1
+        assert not made.backend.power_calls()
 
     play(folder, story)
+
+
+def test_a_request_behind_some_noise_is_heard(folder: Path) -> None:
+    async def story(made: Scene) -> None:
+        reader, writer = await made.connected()
+        writer.write(b"console " * 4000 + request(Action.STATUS, ALPHA.name))
+        assert await read(reader) == response(0)
+
+    play(folder, story)
+
+
+def test_what_came_while_the_daemon_was_held_up_is_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(pulse, "_now", lambda: now[0])
+
+    async def story(made: Scene) -> None:
+        made.pulse.begin()
+        reader, writer = await made.connected()
+        now[0] += 30.0
+        writer.write(request(Action.OFF, ALPHA.name))
+        await made.until(lambda: made.reception.rejects.counts["a request that may be old"] == 1)
+        made.pulse._beat()
+        writer.write(request(Action.OFF, ALPHA.name))
+        await made.until(lambda: made.reception.rejects.counts["a request that may be old"] == 2)
+        now[0] += 2.0
+        writer.write(request(Action.STATUS, ALPHA.name))
+        assert await read(reader) == response(0)
+        assert not made.backend.power_calls()
+        made.pulse.end()
+
+    play(folder, story)
+
+
+@pytest.mark.parametrize("cut", range(1, 74))
+def test_half_a_request_and_the_next_one_are_no_request(cut: int) -> None:
+    """What was begun for one guest must not be completed by what follows."""
+    for second in (request(Action.STATUS, "gamma"), request(Action.NULL, "-"), request(Action.LIST)):
+        rejected: list[str] = []
+
+        def is_request(frame: bytes, rejected: list[str] = rejected) -> bool:
+            try:
+                check_plausible(frame)
+            except PacketError as error:
+                rejected.append(error.what)
+                return False
+            return True
+
+        frames = FrameReader(REQUEST_BYTES, is_request)
+        found = frames.feed(request(Action.OFF, "alpha")[:cut]) + frames.feed(second) + frames.feed(bytes(74))
+        assert found == [second]
+
+
+def test_late_nulls_do_not_prolong_what_was_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together is what comes soon after the oldest that waits, not after the youngest."""
+    monkeypatch.setattr(module, "TOGETHER_S", NEVER)
+
+    async def story(made: Scene) -> None:
+        reader, writer = await made.connected()
+        hold = Hold()
+        made.backend.script("find", hold)
+        for waiting in (1, 2):
+            writer.write(request(Action.STATUS, ALPHA.name))
+            await made.until(lambda waiting=waiting: made.reception.describe()["in_flight"] == waiting)  # type: ignore[misc]
+        oldest = made.line._turns[0]
+        oldest.verified = replace(oldest.verified, received=oldest.verified.received - 2 * NEVER)
+        writer.write(request(Action.STATUS, BETA.name))
+        assert await read(reader) == response(2)
+        hold.release.set()
+
+    play(folder, story)
+
+
+def test_a_socket_is_looked_at_again_before_it_is_heard(folder: Path) -> None:
+    """Between the guest's end and the news of it, its path may have become another's."""
+
+    async def story(made: Scene) -> None:
+        made.known = False
+        reader, _ = await made.connected()
+        assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
+        assert made.looked
+
+    play(folder, story)
+
+
+def test_names_are_fit_for_the_log() -> None:
+    assert str(Place("serial", "/run/a", "al\x9b31mpha", ALPHA.uuid)).isprintable()

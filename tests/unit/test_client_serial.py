@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.pipe import FarEnd, Line, answering, host_list, record, response
+from lab.pipe import REQUEST, FarEnd, Line, answering, host_list, record, response
 from unit.fakes import Peer, peer, receive
-from vmfence.client import auto, direct, line_settings, serial
+from vmfence.client import auto, barrier, direct, line_settings, serial
 from vmfence.client.ask import ask
 from vmfence.client.failures import NoAnswer, NotAccepted
 from vmfence.client.stream import Answer
@@ -25,9 +26,10 @@ from vmfence.errors import PacketError, Unreachable, UsageError, VmfenceError
 from vmfence.protocol.auth import Hash
 from vmfence.protocol.reply import Record
 from vmfence.protocol.request import Action, Request
+from vmfence.protocol.serial import check_plausible
 
 UUID = "11111111-2222-3333-4444-555555555501"
-LONG_S, SHORT_S = 20.0, 0.3
+LONG_S, SHORT_S = 20.0, 1.0
 HOLDER = """
 import fcntl, os, sys
 device = os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY)
@@ -35,6 +37,12 @@ fcntl.lockf(device, fcntl.LOCK_EX)
 print("held", flush=True)
 sys.stdin.read()
 """
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a request be sent with little time left."""
+    monkeypatch.setattr(barrier, "LEFT_S", 0.3)
 
 
 @pytest.fixture
@@ -101,6 +109,114 @@ def test_what_is_left_of_an_earlier_exchange_is_no_answer(line: Line) -> None:
     line.send(response(0) * 3)
     with answering(line, response(1)):
         assert put(line).code == 1
+
+
+class Script(threading.Thread):
+    """The far end of *line*: when the nulls have come, it sends *late*, then their answers, then *answer*.
+
+    Keeps the frames that came, in *taken*.
+    """
+
+    def __init__(self, line: Line, late: bytes, answer: bytes) -> None:
+        super().__init__()
+        self.taken: list[bytes] = []
+        self._line, self._late, self._answer = line, late, answer
+
+    def __enter__(self) -> Script:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.join(LONG_S)
+
+    def run(self) -> None:
+        for _ in range(barrier.NULLS):
+            self.taken.append(self._line.read(REQUEST.size))
+        self._line.send(self._late + response(1) * barrier.NULLS)
+        self.taken.append(self._line.read(REQUEST.size))
+        self._line.send(self._answer)
+
+
+LATE = [
+    response(0),
+    response(2),
+    response(1) * 3 + response(0),
+    response(1) * 5 + response(0) * 2,
+    host_list(record("alpha", UUID), record("abba", UUID)),
+    host_list(record("alpha", UUID))[70:],
+    b"login: " + response(0) + b"\r\nab",
+]
+
+
+@pytest.mark.parametrize("late", LATE)
+def test_what_comes_late_is_not_the_answer(line: Line, late: bytes) -> None:
+    """It lay in the hypervisor, or is that of a client which has just given up."""
+    with Script(line, late, response(3)) as script:
+        assert put(line, Action.OFF).code == 3
+    assert [frame[4] for frame in script.taken] == [Action.NULL] * barrier.NULLS + [Action.OFF]
+    assert len({frame[-4:] for frame in script.taken}) == barrier.NULLS + 1
+
+
+@pytest.mark.parametrize("said", [b"", response(1) * 3, (response(1) * 3 + response(0)) * 9, host_list()[:-5]])
+def test_nothing_is_sent_into_a_line_that_is_not_in_order(line: Line, said: bytes) -> None:
+    with Nulls(line, said) as nulls, pytest.raises(NoAnswer, match="in time. .*nothing was sent"):
+        put(line, Action.OFF, SHORT_S)
+    assert set(nulls.actions()) == {Action.NULL}
+
+
+class Nulls:
+    """Says *said* when the first null has come, and then nothing more."""
+
+    def __init__(self, line: Line, said: bytes) -> None:
+        self._line, self._said = line, said
+        self._thread = threading.Thread(target=self._say)
+        self._first = b""
+
+    def __enter__(self) -> Nulls:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(LONG_S)
+
+    def actions(self) -> list[int]:
+        """Return the actions of all requests that came."""
+        came = self._first
+        while not self._line.is_silent():
+            came += self._line.read(REQUEST.size)
+        return list(came[4 :: REQUEST.size])
+
+    def _say(self) -> None:
+        self._first = self._line.read(REQUEST.size)
+        self._line.send(self._said)
+
+
+def test_nulls_that_were_lost_are_sent_again(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a request that somebody left may swallow the first ones."""
+    monkeypatch.setattr(barrier, "_FIRST_ROUND_S", 0.3)
+
+    def lose() -> None:
+        line.read(barrier.NULLS * REQUEST.size)
+        with answering(line, response(0)):
+            pass
+
+    loser = threading.Thread(target=lose)
+    loser.start()
+    assert put(line, Action.OFF).code == 0
+    loser.join(LONG_S)
+
+
+def test_nothing_is_sent_when_hardly_any_time_is_left(line: Line) -> None:
+    with pytest.raises(NoAnswer, match="no time to ask"):
+        put(line, Action.OFF, 0.2)
+    assert line.is_silent()
+
+
+@pytest.mark.parametrize("number", [0, 0x61, 0x61626261, 0xFFFFFFFF])
+def test_numbers_do_not_end_like_the_beginning_of_a_frame(number: int) -> None:
+    frame = barrier.numbered(Request(Action.OFF, b"alpha", seqno=number))
+    check_plausible(frame)
+    assert not frame.endswith((b"a", b"b"))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +318,13 @@ def test_a_channel() -> None:
         made.requests.append(receive(connection, 74))
         connection.sendall(b"noise" + host_list(record("alpha", UUID)))
 
-    with peer(script) as host:
+    def in_order(made: Peer, connection: socket.socket) -> None:
+        for _ in range(barrier.NULLS):
+            assert receive(connection, 74)[4] == Action.NULL
+        connection.sendall(response(1) * barrier.NULLS)
+        script(made, connection)
+
+    with peer(in_order) as host:
         transport = Transport("vmchannel", address="127.0.0.1", port=host.port)
         answer = ask(Action.LIST, "", transport, None, hash_type=Hash.SHA256, auth=Hash.SHA256, timeout_s=LONG_S)
     assert answer.records == [Record("alpha", UUID, 1)]
@@ -282,14 +404,13 @@ def test_auto_takes_vsock_first(ways: Ways, line: Line) -> None:
 @pytest.mark.parametrize("action", [Action.OFF, Action.MONITOR])
 def test_auto_sends_by_one_way_only(ways: Ways, line: Line, action: Action) -> None:
     ways.transport.virtio_device = line.device
-    with Line() as other, pytest.raises(VmfenceError):
+    with Line() as other, answering(line, b"") as taken:
         ways.transport.device = other.device
-        try:
+        with pytest.raises(VmfenceError):
             ways.ask(SHORT_S, action)
-        finally:
-            assert other.is_silent()
-            assert line.take()[0] == action
-            assert line.is_silent()
+        assert other.is_silent()
+    assert line.is_silent()
+    assert [each[0] for each in taken] == [action]
     assert len(ways.told) == 1
 
 
@@ -303,3 +424,13 @@ def test_auto_without_key_and_without_a_way_that_needs_none(ways: Ways) -> None:
     with pytest.raises(UsageError, match="there is no way to a host"):
         ways.ask(hash_type=Hash.SHA256)
     assert not ways.told
+
+
+def test_auto_passes_over_a_device_that_is_in_use(ways: Ways, line: Line) -> None:
+    """In a part of the time: what is left must do for the next way."""
+    ways.transport.virtio_device = line.device
+    with held(line.device), Line() as other, answering(other, response(0)):
+        ways.transport.device = other.device
+        assert ways.ask(4.0).code == 0
+    assert line.is_silent()
+    assert "in use by another program" in ways.told[0] and f"serial ({other.device})" in ways.told[0]

@@ -7,6 +7,8 @@ import re
 import pytest
 
 from vmfence.errors import PacketError, SignatureError
+from vmfence.host import refusals
+from vmfence.host.refusals import KEPT_MAX, RefusalLimit
 from vmfence.host.rejects import INTERVAL_S, KINDS_MAX, RejectLog
 
 BAD, WEAK = PacketError("packet too short", "3 bytes"), SignatureError("weak hash")
@@ -85,3 +87,19 @@ def test_the_counts_are_of_all() -> None:
         log.note(str(number % 3), BAD, START + number)
     log.note("x", WEAK, START)
     assert log.counts == {"packet too short": 100, "weak hash": 1}
+
+
+def test_refusals_of_an_origin_are_kept_up_to_a_number() -> None:
+    limit = RefusalLimit()
+    told = [limit.note("a", 1.0) for _ in range(KEPT_MAX + 5)]
+    assert told == [0] * KEPT_MAX + [None] * 5
+    assert limit.note("b", 1.0) == 0, "another origin's are its own"
+    assert limit.note("a", 1.0 + refusals.INTERVAL_S) == 5
+    assert limit.note("a", 1.0 + refusals.INTERVAL_S) == 0
+
+
+def test_refusals_of_many_origins_need_little_memory() -> None:
+    limit = RefusalLimit()
+    for number in range(3 * refusals.ORIGINS_MAX):
+        assert limit.note(str(number), 1.0) == 0
+    assert len(limit._origins) == refusals.ORIGINS_MAX

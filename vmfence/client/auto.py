@@ -82,7 +82,8 @@ class Search:
         transport, deadline = self._transport, self._waiting.deadline
         chosen = False
         try:
-            with serial.opened(device, transport.line, deadline, self._waiting.log) as pipe:
+            turn = time.monotonic() + (deadline - time.monotonic()) * _PART  # another agent may have it, for long
+            with serial.opened(device, transport.line, turn, self._waiting.log) as pipe:
                 pipe.wait_for_host(self._look_s())
                 self._take(f"{name} ({device})")
                 chosen = True

@@ -4,8 +4,8 @@ Light module (standard library only; the agent loads it when such a transport is
 for the guest behind the pipe.  What travels is in vmfence.protocol.serial.
 
 One pipe serves one agent at a time, and an answer does not say which request it is for.  So a device is locked for the
-whole exchange, with the lock that fence_virt takes; what is left of an earlier exchange is dropped before the request
-is sent; and the end of a list is waited for, as its last bytes look like the success of the next request.
+whole exchange, with the lock that fence_virt takes, and the line is brought to order before the request is sent, see
+vmfence.client.barrier.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import termios
 import time
 
 from vmfence.client import line_settings
+from vmfence.client.barrier import LOG as _LOG
+from vmfence.client.barrier import bring_to_order, numbered
 from vmfence.client.direct import connect
 from vmfence.client.failures import NoAnswer, NotAccepted
 from vmfence.client.stream import Answer
-from vmfence.errors import PacketError, Unreachable, UsageError
-from vmfence.protocol.reply import Code, Record, RecordReader
+from vmfence.errors import Unreachable, UsageError
 from vmfence.protocol.request import Request
-from vmfence.protocol.serial import RESPONSE_BYTES, FrameReader, encode_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ _LOOK_AGAIN_S = 0.05
 _LEFTOVER_READS_MAX = 256
 _SIZES = {5: termios.CS5, 6: termios.CS6, 7: termios.CS7, 8: termios.CS8}
 _PARITIES = {"N": 0, "E": termios.PARENB, "O": termios.PARENB | termios.PARODD}
-_LOG = "see the daemon's log on the host, and that its serial listener has the mode of this channel"
 
 
 def ask_device(request: Request, device: str, line: str, deadline: float, log: Log) -> Answer:
@@ -65,8 +64,8 @@ def ask_channel(request: Request, address: str, port: int, deadline: float, log:
 def opened(device: str, line: str, deadline: float, log: Log) -> Iterator[Pipe]:
     """Lend *device*, locked and if it is a terminal in raw mode; leave it with the settings that it had.
 
-    Waits until *deadline* for an agent that has it.  A signal that ends us is an interruption here, so that the
-    terminal is left well then too.  Raises UsageError, Unreachable, NoAnswer.
+    Waits until *deadline* (monotonic) for an agent that has it.  A signal that ends us is an interruption here, so that
+    the terminal is left well then too.  Raises UsageError, Unreachable, NoAnswer.
     """
     parameters = line_settings.parse(line)
     with _interruptions(), contextlib.ExitStack() as stack:
@@ -92,32 +91,13 @@ class Pipe:
             raise Unreachable(f"{self.name} takes no bytes", "nothing on the host is connected to it", _LOG)
 
     def ask(self, request: Request, deadline: float) -> Answer:
-        """Send *request*, once, and return its answer."""
+        """Send *request*, once and only when the line is in order, and return its answer."""
+        frame = numbered(request)
         self._drop_leftovers()
-        self._send(encode_request(request), min(deadline, time.monotonic() + _WRITE_S))
-        frames = FrameReader(RESPONSE_BYTES)
-        found = frames.feed(self._receive(deadline), 1)
-        while not found:
-            found = frames.feed(self._receive(deadline), 1)
-        code = found[0][-1]
-        records = self._list(frames.take_rest(), deadline) if code == Code.LIST else []
+        answers = bring_to_order(self.name, self._send, self._receive, deadline)
+        self._send(frame, deadline)
+        code, records = answers.next(deadline)
         return Answer(code, records, self.name)
-
-    def _list(self, data: bytes, deadline: float) -> list[Record]:
-        """Return the records that begin with *data*; read to the frame that ends the exchange."""
-        reader, records = RecordReader(), []
-        try:
-            records = reader.feed(data)
-            while not reader.ended:
-                records += reader.feed(self._receive(deadline))
-            last = FrameReader(RESPONSE_BYTES)
-            ended = last.feed(reader.rest())
-            while not ended:
-                ended = last.feed(self._receive(deadline))
-        except (NoAnswer, NotAccepted) as error:
-            what = f"{self.name}: the list of guests was cut off"
-            raise PacketError(what, f"after {len(records)} guests", _LOG) from error
-        return records
 
     def _drop_leftovers(self) -> None:
         for _ in range(_LEFTOVER_READS_MAX):
@@ -130,8 +110,9 @@ class Pipe:
                 raise Unreachable(f"cannot read from {self.name}", error.strerror or str(error), _LOG) from error
 
     def _send(self, data: bytes, deadline: float) -> None:
+        end = min(deadline, time.monotonic() + _WRITE_S)
         while data:
-            self.wait_for_host(deadline - time.monotonic())
+            self.wait_for_host(end - time.monotonic())
             try:
                 data = data[os.write(self._descriptor, data) :]
             except BlockingIOError:
@@ -211,6 +192,8 @@ def _raw(descriptor: int, device: str, line: line_settings.LineSettings) -> Iter
         yield
     finally:
         with contextlib.suppress(termios.error):  # a line that was hung up has no settings any more
+            # What the other end did not take must not follow under other settings, nor hold up the close.
+            termios.tcflush(descriptor, termios.TCOFLUSH)
             termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 

@@ -20,6 +20,7 @@ from vmfence.errors import AuthenticationError, PacketError, SignatureError, Vmf
 from vmfence.host.backends.base import Guest
 from vmfence.host.disk import Disk, DiskSlow
 from vmfence.host.history import Event, History
+from vmfence.host.refusals import RefusalLimit
 from vmfence.host.rejects import RejectLog
 from vmfence.host.security import Security, Verified
 from vmfence.host.service import Caller, OriginGone, Reply, Service, time_allowed_s
@@ -31,7 +32,7 @@ from vmfence.protocol.exchange import ChallengeBook, DaemonExchange
 from vmfence.protocol.reason import encode_reason
 from vmfence.protocol.replay import ReplayWindow, Verdict
 from vmfence.protocol.reply import Code, encode_list
-from vmfence.protocol.request import GUEST_ACTIONS, POWER_ACTIONS, Request
+from vmfence.protocol.request import GUEST_ACTIONS, POWER_ACTIONS, Action, Request
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Reception:
         self.rejects = RejectLog()
         self.last_rejects: deque[tuple[float, str, str]] = deque(maxlen=REJECTS_SHOWN)
         self.counts: Counter[tuple[str, str]] = Counter()
+        self._refusals = RefusalLimit()
         self._book = ChallengeBook()
         self._sessions: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -254,10 +256,15 @@ class Reception:
         request = verified.request
         ms = (time.monotonic() - verified.received) * 1000
         self.counts[request.action_name(), result] += 1
+        who = str(origin.address or origin.guest_uuid or origin.cid)
+        if guest is None and request.action in POWER_ACTIONS:  # nothing was done: denied, unknown, or its client left
+            held_back = self._refusals.note(who, time.monotonic())
+            if held_back is None:
+                return
+            detail += f" ({held_back} more like it were not kept)" if held_back else ""
         _log_request(request, origin, result, ms, detail)
         if request.action in POWER_ACTIONS:
             name, uuid = (guest.name, guest.uuid) if guest else (printable(request.target), "")
-            who = str(origin.address or origin.guest_uuid or origin.cid)
             await self._keep(
                 Event(time.time(), request.action_name(), name, uuid, who, origin.kind, result, round(ms), detail)
             )
@@ -363,6 +370,8 @@ async def _authenticate(exchange: DaemonExchange, reader: asyncio.StreamReader, 
 def _log_request(request: Request, origin: Origin, result: str, ms: float, detail: str) -> None:
     """Write the one line of a request."""
     level = logging.INFO if result in ("ok", "off") else logging.WARNING
+    if request.action == Action.NULL:
+        level = logging.DEBUG  # agents send some before each request on a channel; failure is the right answer
     target = printable(request.target) if request.target else "-"
     who = origin.address or origin.guest_uuid or origin.cid
     asked = f"request action={request.action_name()} guest={target} origin={who} via={origin.kind}"

@@ -1,11 +1,13 @@
 """The listeners of a daemon: opened, exchanged on reload, opened again when closed against their will.
 
 A listener that cannot be opened stops the start, or the reload, unless its block says optional: then it is kept with
-its trouble, and tried again with those that broke later.
+its trouble, and tried again with those that broke later.  Opening may take long (libvirt hangs): nobody waits for one
+that is optional, or open already and broken, for longer than a moment.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 from dataclasses import dataclass
@@ -21,13 +23,24 @@ from vmfence.host.reception import Reception
 log = logging.getLogger(__name__)
 
 
+_OPEN_S = 1.0
+
+
 @dataclass
 class Serving:
-    """A listener, what it was made from, and what the log has last told of its trouble."""
+    """A listener, what it was made from, what the log has last told of its trouble, and the task that opens it."""
 
     wanted: Wanted
     listener: Listener
     told: str = ""
+    opening: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Close it, open or not yet."""
+        if self.opening is not None:
+            self.opening.cancel()
+            await asyncio.wait({self.opening})
+        await self.listener.close()
 
 
 class Listeners:
@@ -68,7 +81,7 @@ class Listeners:
             await self.open_missing(plan, backend)
         except ListenError:
             for each in self._serving[len(before) :]:
-                await each.listener.close()
+                await each.close()
             self._serving = before
             await self.open_again()
             raise
@@ -76,7 +89,7 @@ class Listeners:
         self._serving = [each for each in self._serving if each.wanted in wanted]
         for each in before:
             if each.wanted not in wanted:
-                await each.listener.close()
+                await each.close()
 
     async def open_missing(self, plan: Plan, backend: Backend) -> None:
         """Open the listeners of *plan* that are not there yet; all demand then what it says.
@@ -102,14 +115,7 @@ class Listeners:
         for each in self._serving:
             if not each.listener.trouble():
                 self._told_open(each)
-                continue
-            try:
-                await each.listener.open()
-            except ListenError as error:
-                _tell(each, ": ".join(filter(None, (error.what, error.why))), error.remedy)
-            else:
-                if not each.listener.trouble():
-                    self._told_open(each, must_tell=True)
+        await self._open_beside([each for each in self._serving if each.listener.trouble()])
 
     def links_changed(self) -> None:
         """Let them look at the network interfaces again."""
@@ -126,8 +132,7 @@ class Listeners:
 
     async def close(self) -> None:
         """Close all."""
-        for each in self._serving:
-            await each.listener.close()
+        await asyncio.gather(*(each.close() for each in self._serving))
 
     async def _open(self, serving: Serving, wanted: tuple[Wanted, ...]) -> None:
         """Open a new listener, in the place of one that is not wanted any more.  Raises ListenError."""
@@ -135,14 +140,39 @@ class Listeners:
         in_its_way = [
             each for each in self._serving if each.wanted not in wanted and _may_collide(each.wanted, serving.wanted)
         ]
+        if settings.optional and not in_its_way:
+            await self._open_beside([serving], must_tell=False)
+            return
         try:
             await _open_in_place_of(in_its_way, serving.listener)
         except ListenError as error:
             if not settings.optional:
-                await serving.listener.close()
+                await serving.close()
                 named = ListenError(f"listener {settings.name}: {error.what}", error.why, error.remedy)
                 raise named from error
             _tell(serving, ": ".join(filter(None, (error.what, error.why))), error.remedy)
+
+    async def _open_beside(self, closed: list[Serving], must_tell: bool = True) -> None:
+        """Open those in tasks of their own, and wait a moment for them; *must_tell* as in _told_open()."""
+        tasks = []
+        for each in closed:
+            if each.opening is None or each.opening.done():
+                each.opening = asyncio.create_task(self._open_one(each, must_tell))
+            tasks.append(each.opening)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_OPEN_S)
+        for each, task in zip(closed, tasks):
+            if not task.done() and not each.told:
+                _tell(each, "it is not open yet")
+
+    async def _open_one(self, serving: Serving, must_tell: bool) -> None:
+        try:
+            await serving.listener.open()
+        except ListenError as error:
+            _tell(serving, ": ".join(filter(None, (error.what, error.why))), error.remedy)
+        else:
+            if not serving.listener.trouble():
+                self._told_open(serving, must_tell)
 
     def _told_open(self, serving: Serving, must_tell: bool = False) -> None:
         if serving.told or must_tell:
@@ -171,5 +201,5 @@ async def _open_in_place_of(in_its_way: list[Serving], listener: Listener) -> No
         if not in_its_way or not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
             raise
         for serving in in_its_way:
-            await serving.listener.close()
+            await serving.close()
         await listener.open()

@@ -5,13 +5,10 @@ For commands, not for the daemon: as in inventory, each call has a connection of
 
 from __future__ import annotations
 
-import libvirt
-
 from vmfence.errors import BackendError
+from vmfence.host.backends import binding as libvirt
 from vmfence.host.backends.inventory import TIMEOUT_S, ask_libvirt
 from vmfence.host.channels import Definitions
-
-_STORED, _LIVE = libvirt.VIR_DOMAIN_AFFECT_CONFIG, libvirt.VIR_DOMAIN_AFFECT_LIVE
 
 
 def read_definitions(uri: str, timeout_s: float = TIMEOUT_S) -> tuple[Definitions, ...]:
@@ -32,12 +29,12 @@ def read_definitions(uri: str, timeout_s: float = TIMEOUT_S) -> tuple[Definition
 
 def add_stored(guest: Definitions, xml: str, timeout_s: float = TIMEOUT_S) -> None:
     """Add the device *xml* to the definition of *guest* for its next start.  Raises BackendError, Unreachable."""
-    _add(guest, xml, _STORED, timeout_s)
+    _add(guest, xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG, timeout_s)
 
 
 def add_live(guest: Definitions, xml: str, timeout_s: float = TIMEOUT_S) -> None:
     """Add the device *xml* to *guest*, which runs.  Raises BackendError when it cannot be added so, Unreachable."""
-    _add(guest, xml, _LIVE, timeout_s)
+    _add(guest, xml, libvirt.VIR_DOMAIN_AFFECT_LIVE, timeout_s)
 
 
 def read_one(guest: Definitions, timeout_s: float = TIMEOUT_S) -> Definitions:

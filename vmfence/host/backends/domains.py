@@ -11,16 +11,14 @@ import time
 from collections.abc import Iterator
 from typing import Any, Callable
 
-import libvirt
-
 from vmfence.errors import GuestNotFound, Unconfirmed
+from vmfence.host.backends import binding as libvirt
 from vmfence.host.backends.base import Guest, Wanted
 from vmfence.policy import is_uuid
 from vmfence.protocol.reply import State
 
-_LAST_XML = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
 # Flags that an older driver does not know come back as one of these.
-_FLAG_UNKNOWN = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED)
+_FLAG_UNKNOWN = ("VIR_ERR_INVALID_ARG", "VIR_ERR_NO_SUPPORT", "VIR_ERR_ARGUMENT_UNSUPPORTED")
 
 
 def look_up(connection: libvirt.virConnect, target: str) -> Guest | None:
@@ -65,7 +63,7 @@ def destroy(connection: libvirt.virConnect, guest: Guest, still_wanted: Wanted, 
     with _not_found(guest.name):
         domain = connection.lookupByUUIDString(guest.uuid)
     if not domain.isPersistent():
-        keep(domain.XMLDesc(_LAST_XML))
+        keep(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE))
     still_wanted()
     domain.destroy()
 
@@ -84,7 +82,7 @@ def start(connection: libvirt.virConnect, guest: Guest, xml: str | None, still_w
     try:
         domain.createWithFlags(libvirt.VIR_DOMAIN_START_FORCE_BOOT)
     except libvirt.libvirtError as error:
-        if error.get_error_code() not in _FLAG_UNKNOWN:
+        if error.get_error_code() not in [getattr(libvirt, name) for name in _FLAG_UNKNOWN]:
             raise
         if domain.hasManagedSaveImage():
             domain.managedSaveRemove()

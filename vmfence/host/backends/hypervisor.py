@@ -15,9 +15,8 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, TypeVar
 
-import libvirt
-
 from vmfence.errors import BackendError, DeadlineExceeded, Unreachable
+from vmfence.host.backends import binding as libvirt
 from vmfence.host.backends.base import HypervisorStatus
 
 T = TypeVar("T")

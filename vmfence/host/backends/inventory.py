@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable, TypeVar
 
-import libvirt
-
 from vmfence import xmldoc
 from vmfence.errors import Unreachable
+from vmfence.host.backends import binding as libvirt
 from vmfence.protocol.reply import State
 
 T = TypeVar("T")

@@ -13,9 +13,8 @@ import time
 from concurrent.futures import Future
 from typing import Callable, TypeVar
 
-import libvirt
-
 from vmfence.errors import BackendError, GuestNotFound, Unreachable
+from vmfence.host.backends import binding as libvirt
 from vmfence.host.backends import domains
 from vmfence.host.backends.base import Guest, HypervisorStatus, Wanted
 from vmfence.host.backends.hypervisor import Hypervisor, run_event_loop

@@ -15,9 +15,8 @@ import time
 from collections.abc import Iterable
 from typing import Any, Callable
 
-import libvirt
-
 from vmfence.errors import BackendError, Unreachable, VmfenceError
+from vmfence.host.backends import binding as libvirt
 from vmfence.host.backends.hypervisor import Hypervisor
 from vmfence.host.backends.live import LiveGuest, read_guest
 
@@ -26,9 +25,9 @@ log = logging.getLogger(__name__)
 # libvirt holds a guest whose process hangs for the ten seconds that it gives it to end; a list waits for all guests.
 _READ_S = 12.0
 _EVENTS = (
-    libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-    libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED,
-    libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
+    "VIR_DOMAIN_EVENT_ID_LIFECYCLE",
+    "VIR_DOMAIN_EVENT_ID_DEVICE_ADDED",
+    "VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED",
 )
 
 
@@ -54,8 +53,8 @@ class GuestWatch:
         return [guest for each in self._followers for guest in each.guests.values()]
 
     def vouched(self) -> list[LiveGuest]:
-        """Return the guests of the hypervisors that are being heard now."""
-        return [guest for each in self._followers if not each.trouble for guest in each.guests.values()]
+        """Return the guests of the hypervisors that are being heard now, but those of which news is being read."""
+        return [guest for each in self._followers for guest in each.vouched()]
 
     async def look_at(self, uuid: str) -> None:
         """Read the guest *uuid* anew."""
@@ -120,6 +119,12 @@ class Follower:
             for task in self._reading.values():
                 task.cancel()
 
+    def vouched(self) -> list[LiveGuest]:
+        """Return the guests that are what we know: one that was heard of since may have stopped."""
+        if self.trouble:
+            return []
+        return [guest for uuid, guest in self.guests.items() if uuid not in self._dirty and uuid not in self._reading]
+
     def finish(self) -> None:
         """Return, in a thread, when libvirt has let go of our callbacks; before, its connection must not be closed."""
         if self._subscription is not None:
@@ -128,8 +133,7 @@ class Follower:
     async def look_at(self, uuid: str) -> None:
         """Read one guest anew, after whatever reading of it is under way."""
         self._heard(uuid)
-        task = self._reading.get(uuid)
-        if task is not None:
+        while (task := self._reading.get(uuid)) is not None:
             await asyncio.wait({task})
 
     async def _begin(self, deadline: float) -> None:
@@ -206,7 +210,8 @@ class _Subscription:
             self._connection = connection
             with contextlib.suppress(libvirt.libvirtError):  # drivers inside this process never end
                 connection.registerCloseCallback(self._closed, None)
-            self._handles = [connection.domainEventRegisterAny(None, event, self._event, None) for event in _EVENTS]
+            events = [getattr(libvirt, name) for name in _EVENTS]
+            self._handles = [connection.domainEventRegisterAny(None, event, self._event, None) for event in events]
 
     def end(self) -> None:
         """Unsubscribe, in a thread of its own: libvirt may hang.  On a dead connection too, or libvirt keeps it."""

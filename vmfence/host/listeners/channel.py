@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable
 from typing import Callable
@@ -17,7 +18,8 @@ from vmfence.errors import BackendError, ListenError
 from vmfence.host.backends.base import Watch
 from vmfence.host.backends.live import GuestSocket, LiveGuest
 from vmfence.host.listeners.line import GuestLine, Place
-from vmfence.host.reception import Reception
+from vmfence.host.listeners.pulse import Pulse
+from vmfence.host.reception import Reception, printable
 from vmfence.host.security import Security
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class ChannelListener:
         self._lines: dict[Place, GuestLine] = {}
         self._refused: frozenset[str] = frozenset()
         self._trouble = "closed"
+        self._pulse = Pulse()
 
     def where(self) -> str:
         """Return which channels, and how many are connected."""
@@ -55,6 +58,7 @@ class ChannelListener:
             self._trouble = str(error)
             raise ListenError("cannot learn which guests run", str(error).rstrip("."), error.remedy) from error
         self._trouble = ""
+        self._pulse.begin()
         self._changed()
 
     def trouble(self) -> str:
@@ -64,6 +68,7 @@ class ChannelListener:
     async def close(self) -> None:
         """Hang up on all guests; requests under way go on."""
         self._trouble = "closed"
+        self._pulse.end()
         self._watch.close()
         for line in self._lines.values():
             line.close()
@@ -81,7 +86,7 @@ class ChannelListener:
             return
         places, refused = choose(self._watch.guests(), self.settings)
         for path in sorted(refused - self._refused):
-            log.error("nobody is heard at %s: several running guests have that socket", path)
+            log.error("nobody is heard at %s: several running guests have that socket", printable(path))
         self._refused = refused
         for place in [place for place in self._lines if place not in places]:
             log.info("guest %s is gone", place)
@@ -100,13 +105,13 @@ class ChannelListener:
         def is_known() -> bool:
             return any((guest.uuid, guest.run) == (place.uuid, place.run) for guest in self._watch.vouched())
 
-        return GuestLine(place, self._reception, look, is_known)
+        return GuestLine(place, self._reception, look, is_known, self._pulse)
 
 
 def choose(guests: Iterable[LiveGuest], settings: SerialSettings) -> tuple[list[Place], frozenset[str]]:
     """Return the places that *settings* mean, and the paths that are refused: those of several guests.
 
-    Who is behind such a path, nobody can tell.
+    Who is behind such a path, nobody can tell.  Paths that are spelled in two ways and lead to one socket are one.
     """
     places = [
         Place(settings.mode, each.path, guest.name, guest.uuid, guest.run)
@@ -115,8 +120,19 @@ def choose(guests: Iterable[LiveGuest], settings: SerialSettings) -> tuple[list[
         if is_meant(each, settings)
     ]
     places = list(dict.fromkeys(places))
-    refused = frozenset(path for path, count in Counter(place.path for place in places).items() if count > 1)
+    sockets = {place.path: _socket_at(place.path) for place in places}
+    count = Counter(each for place in places for each in sockets[place.path])
+    refused = frozenset(path for path, found in sockets.items() if any(count[each] > 1 for each in found))
     return [place for place in places if place.path not in refused], refused
+
+
+def _socket_at(path: str) -> set[object]:
+    """Return what tells a socket from others: its path without links, and once it is there its device and inode."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return {os.path.realpath(path)}
+    return {os.path.realpath(path), (found.st_dev, found.st_ino)}
 
 
 def is_meant(each: GuestSocket, settings: SerialSettings) -> bool:

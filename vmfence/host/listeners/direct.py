@@ -88,6 +88,7 @@ class DirectListener:
             packet = await self._read_packet(reader, writer)
             verified = check_packet(packet, self._security, time.monotonic())
             self._reception.refuse_recent(verified)
+            origin = await self._confirmed(origin)
         except VmfenceError as error:
             self._reception.reject(f"{known_as} ({origin.kind})", error)
             if not self._explain(packet, error, known_as, reader, writer):
@@ -100,6 +101,10 @@ class DirectListener:
         else:
             if not self._reception.spawn(known_as, lambda: self._serve(verified, known_as, origin, reader, writer)):
                 writer.transport.abort()
+
+    async def _confirmed(self, origin: Origin) -> Origin:
+        """Return who the origin of a verified request is by now."""
+        return origin
 
     def _explain(
         self,

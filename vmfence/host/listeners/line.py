@@ -2,10 +2,11 @@
 
 A pipe without a key: who writes into it is the guest, as its hypervisor vouches.  Frames: vmfence.protocol.serial.
 
-An answer does not say which request it is for, and nobody tells us when a client gives up.  Two requests that come
+An answer does not say which request it is for, and nobody tells us when a client gives up.  Requests that come
 together are answered in their order.  But one that comes later, while another is still unanswered, comes from a client
 whose forerunner has given up: that one is answered no more, or its late "success" would be taken for the new one's, and
-nothing that it asked for is begun.
+nothing that it asked for is begun.  Nor is anything that comes when its client may have given up before we read it:
+behind a flood of noise, or while this process was held up.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 from typing import Callable
 
 from vmfence.errors import PacketError
-from vmfence.host.reception import Ignored, Reception
+from vmfence.host.listeners.pulse import Pulse
+from vmfence.host.reception import Ignored, Reception, printable
 from vmfence.host.security import KeyEntry, Verified
 from vmfence.host.service import Caller, Reply
 from vmfence.host.streams import hang_up, send
@@ -45,7 +47,8 @@ TURNS_MAX = 16
 AGAIN_FIRST_S, AGAIN_LONGEST_S = 0.1, 10.0
 _READ_BYTES = 4096
 # A guest may write noise as fast as it likes.  A serial line at its fastest carries a fifth of this.
-_NOISE_BYTES_PER_S = 65536
+NOISE_BYTES_PER_S = 65536
+_FLOOD_PAUSE_S = 1.0
 _NO_KEY = KeyEntry(Key(b""), None)
 
 
@@ -60,7 +63,7 @@ class Place:
     run: str = ""
 
     def __str__(self) -> str:
-        return f"{self.guest} ({self.kind})"
+        return f"{printable(self.guest)} ({self.kind})"
 
 
 class Turn:
@@ -78,14 +81,22 @@ class Turn:
 
 
 class GuestLine:
-    """Serves one place.  *look* reads the guest anew, *is_known* tells whether its hypervisor vouches for it now."""
+    """Serves one place.  *look* reads the guest anew, *is_known* tells whether its hypervisor vouches for it now.
+
+    *pulse* tells when this process was held up.
+    """
 
     def __init__(
-        self, place: Place, reception: Reception, look: Callable[[], asyncio.Future[None]], is_known: Callable[[], bool]
+        self,
+        place: Place,
+        reception: Reception,
+        look: Callable[[], asyncio.Future[None]],
+        is_known: Callable[[], bool],
+        pulse: Pulse,
     ) -> None:
         self.place = place
         self.is_connected = False
-        self._reception, self._look, self._is_known = reception, look, is_known
+        self._reception, self._look, self._is_known, self._pulse = reception, look, is_known, pulse
         self._window = ReplayWindow()
         self._turns: list[Turn] = []
         self._told = ""
@@ -103,8 +114,7 @@ class GuestLine:
             except OSError as error:
                 self._tell(error.strerror or str(error))
             else:
-                self._tell("")
-                pause = AGAIN_FIRST_S if await self._serve(reader, writer) else pause
+                pause = await self._serve_if_known(reader, writer, pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, AGAIN_LONGEST_S)
             await self._wait_until_known()
@@ -125,14 +135,31 @@ class GuestLine:
             await asyncio.sleep(AGAIN_LONGEST_S)
             await self._look()
 
+    async def _serve_if_known(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause: float) -> float:
+        """Serve a connection to its end; return how long to wait, *pause* unless there was something to hear.
+
+        Whose socket it is, is looked at anew when it is open: the path may have become another guest's before.
+        """
+        try:
+            await self._look()
+            if not self._is_known():
+                return pause
+            self._tell("")
+            return AGAIN_FIRST_S if await self._serve(reader, writer) else pause
+        except Flood as error:
+            self._reject(error)
+            return max(pause, _FLOOD_PAUSE_S)
+        finally:
+            writer.transport.abort()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Serve a connection to its end; return whether a request came."""
+        """Serve a connection to its end; return whether a request came.  Raises Flood."""
         writer.transport.set_write_buffer_limits(high=0)  # so that what is written has left
         self.is_connected = True
-        log.debug("connected to %s at %s", self.place, self.place.path)
+        log.debug("connected to %s at %s", self.place, printable(self.place.path))
         has_asked = False
         try:
-            async for frame in _frames(reader, self._reject):
+            async for frame in _frames(reader, self._reject, self._pulse):
                 has_asked = True
                 self._take(frame, writer)
         except OSError as error:
@@ -153,7 +180,7 @@ class GuestLine:
             verified = Verified(decode_request(frame), _NO_KEY, now)
             self._turns = [turn for turn in self._turns if not turn.over.is_set()]
             before = self._turns[-1] if self._turns else None
-            if before is not None and now - before.verified.received >= TOGETHER_S:
+            if before is not None and now - self._turns[0].verified.received >= TOGETHER_S:
                 self._let_go(writer)
                 before = None
             if len(self._turns) >= TURNS_MAX:
@@ -200,14 +227,38 @@ class GuestLine:
     def _tell(self, trouble: str) -> None:
         """Log, once, why the guest cannot be heard."""
         if trouble and trouble != self._told:
-            log.warning("cannot connect to guest %s at %s: %s", self.place, self.place.path, trouble)
+            log.warning("cannot connect to guest %s at %s: %s", self.place, printable(self.place.path), trouble)
         elif self._told and not trouble:
             log.info("connected to guest %s again", self.place)
         self._told = trouble
 
 
-async def _frames(reader: asyncio.StreamReader, reject: Callable[[PacketError], None]) -> AsyncIterator[bytes]:
-    """Yield the requests that come, to the end of the stream; noise and what stays incomplete are dropped."""
+class Flood(PacketError):
+    """More noise than any line carries."""
+
+
+class _Noise:
+    """How much noise has come within a second."""
+
+    def __init__(self) -> None:
+        self._since, self._bytes = 0.0, 0
+
+    def note(self, size: int, now: float) -> None:
+        """Count *size* bytes.  Raises Flood."""
+        if now - self._since >= 1.0:
+            self._since, self._bytes = now, 0
+        self._bytes += size
+        if self._bytes > NOISE_BYTES_PER_S:
+            raise Flood("too much noise", "what is behind it is dropped, the line is connected anew")
+
+
+async def _frames(
+    reader: asyncio.StreamReader, reject: Callable[[PacketError], None], pulse: Pulse
+) -> AsyncIterator[bytes]:
+    """Yield the requests that come, to the end of the stream; noise and what stays incomplete are dropped.
+
+    So is what came while this process was held up.  Raises Flood.
+    """
 
     def is_request(frame: bytes) -> bool:
         try:
@@ -217,7 +268,7 @@ async def _frames(reader: asyncio.StreamReader, reject: Callable[[PacketError], 
             return False
         return True
 
-    frames = FrameReader(REQUEST_BYTES, is_request)
+    frames, noise = FrameReader(REQUEST_BYTES, is_request), _Noise()
     begun_at = 0.0
     while True:
         limit = begun_at + FRAME_S - time.monotonic() if frames.pending() else None
@@ -229,15 +280,19 @@ async def _frames(reader: asyncio.StreamReader, reject: Callable[[PacketError], 
             continue
         if not data:
             return
+        if pulse.was_held_up():
+            frames.reset()
+            reject(PacketError("a request that may be old", "this daemon was held up when it came"))
+            continue
         was_pending, skipped = frames.pending(), frames.skipped
         found = frames.feed(data)
-        noise = frames.skipped - skipped
-        if found or noise or not was_pending:
+        skipped = frames.skipped - skipped
+        if found or skipped or not was_pending:
             begun_at = time.monotonic()
         for frame in found:
             yield frame
-        if noise:
-            await asyncio.sleep(noise / _NOISE_BYTES_PER_S)
+        noise.note(skipped, time.monotonic())
+        await asyncio.sleep(0)  # a line that never rests must not keep the others waiting
 
 
 async def _deliver(reply: Reply, turn: Turn, writer: asyncio.StreamWriter) -> str:

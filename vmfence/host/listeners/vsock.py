@@ -76,7 +76,16 @@ class VsockListener(DirectListener):
 
     def origin_of(self, peer: Any) -> Origin:
         """Return who is at *peer*, the name of its socket: (CID, port)."""
-        cid = int(peer[0])
+        return self._owner_of(int(peer[0]))
+
+    async def _confirmed(self, origin: Origin) -> Origin:
+        """Return who has the CID now: what we know may be of a guest that has just stopped, its CID another's."""
+        for guest in self._watch.guests():
+            if guest.cid == origin.cid:
+                await self._watch.look_at(guest.uuid)
+        return origin if origin.cid is None else self._owner_of(origin.cid)
+
+    def _owner_of(self, cid: int) -> Origin:
         owners = [guest for guest in self._watch.vouched() if guest.cid == cid]
         if len(owners) != 1:
             return Origin("vsock", cid=cid)
