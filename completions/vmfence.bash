@@ -198,7 +198,7 @@ _vmfence_configure() {
     local cur=$1 prev=$2
     case $prev in
         -f | --config | --import | --key-file | --serial-path) _vmfence_offer_files "$cur" ;;
-        --listener) _vmfence_offer "$cur" multicast tcp vsock serial ;;
+        --listener) _vmfence_offer "$cur" multicast tcp vsock virtio serial ;;
         --interface)
             _vmfence_offer "$cur" none
             _vmfence_offer_interfaces "$cur"

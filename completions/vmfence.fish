@@ -181,7 +181,7 @@ __vmfence_host configure -l from-scratch -d 'Start from nothing'
 __vmfence_host configure -l print -d 'Write the result to standard output only'
 __vmfence_host configure -l dry-run -d 'Show what would change'
 __vmfence_host configure -l yes -d 'Ask nothing'
-__vmfence_host configure -l listener -x -a 'multicast tcp vsock serial' -d Listener
+__vmfence_host configure -l listener -x -a 'multicast tcp vsock virtio serial' -d Listener
 __vmfence_host configure -l address -x -d 'multicast: the group'
 __vmfence_host configure -l port -x -d 'multicast: the UDP port'
 __vmfence_host configure -l interface -x -a 'none (__vmfence_interfaces)' -d 'multicast: the bridge of the guests'

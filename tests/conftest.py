@@ -16,6 +16,7 @@ from lab.net import Bridge
 from lab.ours import CommandLine
 
 ROOT = Path(__file__).parent.parent
+pytest_plugins = ["lab.fault_report"]
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -89,6 +89,7 @@ CATCH_ALL = {
     "vmfence.diagnose._begin.work": "worker: gathers one fact, raised again by whoever waits",
     "vmfence.host.backends.inventory._begin.read": "worker: one look at libvirt, raised again by whoever waits",
     "vmfence.host.daemon.Daemon._housekeep": "worker: one round of housekeeping",
+    "vmfence.host.pool.link._in_thread.run": "worker: one call of Corosync's, raised again by whoever waits",
     "vmfence.host.service.Service._run": "worker: one power action",
     "vmfence.host.reception.Reception._run": "worker: one request",
 }

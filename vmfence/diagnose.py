@@ -18,7 +18,7 @@ from typing import Any, Callable
 
 from vmfence import proc
 from vmfence.errors import CommandError, DeadlineExceeded, VmfenceError
-from vmfence.findings import Check, Fault, Finding, NotAsked, Severity, worst
+from vmfence.findings import Check, Fault, Finding, NotAsked, Severity, is_unknown, worst
 
 MEND_S = 120.0
 
@@ -56,7 +56,12 @@ class Report:
     @property
     def unjudged(self) -> tuple[Outcome, ...]:
         """The checks that could not be judged; not those whose facts were left out on purpose."""
-        return tuple(one for one in self.outcomes if one.missing is not None and not isinstance(one.missing, NotAsked))
+        return tuple(one for one in self.outcomes if is_unknown(one.missing))
+
+    @property
+    def unasked(self) -> tuple[Outcome, ...]:
+        """The checks whose facts were left out on purpose, or are of something that does not exist here."""
+        return tuple(one for one in self.outcomes if one.missing is not None and not is_unknown(one.missing))
 
     @property
     def worst(self) -> Severity | None:
@@ -138,4 +143,5 @@ def _outcome(check: Check, facts: Any) -> Outcome:
         missing = getattr(facts, name)
         if isinstance(missing, VmfenceError):
             return Outcome(check, missing=missing)
-    return Outcome(check, tuple(check.rule(facts)))
+    faults = tuple(check.rule(facts))
+    return Outcome(check, faults, check.doubt(facts) if check.doubt is not None and not faults else None)

@@ -40,6 +40,12 @@ class KeyFileError(VmfenceError):
     """A shared key is missing, unreadable, too short, or readable by everybody."""
 
 
+class KeyNotPermitted(KeyFileError):
+    """This user may not read the key, or make one there."""
+
+    exit_code = 3
+
+
 class PacketError(VmfenceError):
     """Bytes from the network do not follow the protocol."""
 

@@ -47,7 +47,8 @@ class Check:
 
     *rule* reads facts, never the system.  *needs* names the facts without which it cannot judge: attributes of the
     facts, each a value, or the VmfenceError that kept it from being gathered.  *reads*: the fact whose gathering it
-    judges, if that is what it is about.
+    judges, if that is what it is about.  *doubt* is asked where the rule found no fault: it returns why that does not
+    show that the title holds.  A NotAsked says that there is no such thing here, any other error that it is unknown.
     """
 
     code: str
@@ -56,6 +57,7 @@ class Check:
     rule: Callable[[Any], Iterator[Fault]]
     needs: tuple[str, ...] = ()
     reads: str = ""
+    doubt: Callable[[Any], VmfenceError | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,29 @@ class Finding:
 
 
 class NotAsked(VmfenceError):
-    """Stands for a fact that was left out on purpose, such as the running cluster where a file is judged."""
+    """Stands for a fact that was left out on purpose, such as the running cluster where a file is judged.
+
+    Also for what does not exist here, such as a call-back where the host is asked by TCP.
+    """
 
 
-def unread(code: str, fact: str, title: str, story: str, severity: Severity = ERROR) -> Check:
+class NotReached(NotAsked):
+    """Stands for a fact that an earlier failure keeps from being known.  That is told there, and this is unknown."""
+
+
+def is_unknown(missing: VmfenceError | None) -> bool:
+    """Whether *missing* leaves a check open that should have been judged."""
+    return missing is not None and (isinstance(missing, NotReached) or not isinstance(missing, NotAsked))
+
+
+def unread(
+    code: str,
+    fact: str,
+    title: str,
+    story: str,
+    severity: Severity = ERROR,
+    doubt: Callable[[Any], VmfenceError | None] | None = None,
+) -> Check:
     """Return the check that *fact* could be gathered: a failed gathering is a finding, never silence."""
 
     def rule(facts: Any) -> Iterator[Fault]:
@@ -90,7 +111,7 @@ def unread(code: str, fact: str, title: str, story: str, severity: Severity = ER
         if isinstance(error, VmfenceError):
             yield Fault(severity, fact, error.what, error.why, error.remedy)
 
-    return Check(code, title, story, rule, reads=fact)
+    return Check(code, title, story, rule, reads=fact, doubt=doubt)
 
 
 def worst(findings: Iterable[Finding]) -> Severity | None:

@@ -12,7 +12,7 @@ import os
 import stat
 import time
 
-from vmfence.errors import KeyFileError
+from vmfence.errors import KeyFileError, KeyNotPermitted
 
 KEY_BYTES_MAX = 4096  # every fence_virt peer ignores what follows
 KEY_BYTES_MIN = 16
@@ -66,8 +66,9 @@ def _content(path: str, descriptor: int) -> bytes:
 
 def _unreadable(path: str, error: Exception) -> KeyFileError:
     why = (error.strerror if isinstance(error, OSError) else "") or str(error)
-    remedy = f"run as root, or see who owns it: ls -l {path}" if isinstance(error, PermissionError) else _COPY_IT
-    return KeyFileError(f"cannot read the key {path}", why, remedy)
+    if isinstance(error, PermissionError):
+        return KeyNotPermitted(f"cannot read the key {path}", why, f"run as root, or see who owns it: ls -l {path}")
+    return KeyFileError(f"cannot read the key {path}", why, _COPY_IT)
 
 
 def fingerprint(key: bytes) -> str:
@@ -121,6 +122,8 @@ def create(path: str, size_bytes: int = KEY_BYTES_MAX, replace: bool = False) ->
         finally:
             _remove(temporary)
         _sync_folder(folder)
+    except PermissionError as error:
+        raise KeyNotPermitted(f"cannot make the key {path}", error.strerror or str(error), "run as root") from error
     except OSError as error:
         raise KeyFileError(f"cannot make the key {path}", error.strerror or str(error)) from error
     return key

@@ -25,6 +25,7 @@ PROGRAMS = ("corosync", "corosync-quorumtool", "nsenter", "chroot")
 KEY = "/etc/cluster/fence_xvm.key"
 CONFIG, STATE, CONTROL = "/etc/vmfence.conf", "/var/lib/vmfence", "/run/vmfence/control"
 TOGETHER_WITHIN = 30.0  # seconds
+REFERENCE_STARTS = 50
 POLL = 0.05
 COROSYNC = """
 totem {{
@@ -110,11 +111,23 @@ class PoolHost:
 
     def start_daemon(self) -> None:
         """Start the fencing daemon and wait until it serves."""
-        self.daemon.start()
         if self.program == "vmfence":
-            self.daemon.wait_for_line(READY, 20)
-        else:
-            self.daemon.wait_listening("tcp", 1229, 20)
+            self.daemon.start().wait_for_line(READY, 20)
+            return
+        for _ in range(REFERENCE_STARTS):
+            self.daemon.start().wait_listening("tcp", 1229, 20)
+            if self._reference_hears():
+                return
+            self.daemon.kill()
+        raise LabError(f"fence_virtd of host {self.number} does not hear its group:\n{self.daemon.log()}")
+
+    def _reference_hears(self) -> bool:
+        """Tell whether fence_virtd has the thread that hears the group.
+
+        4.12.1 starts it before the handle that it uses is there (server/cpg.c: cpg_start): now and then it ends at once, and
+        the daemon never gets an answer or gives one.
+        """
+        return len(list(Path(f"/proc/{self.daemon.pid}/task").iterdir())) > 1
 
     def ask(self, *arguments: str) -> Result:
         """Ask this host's daemon with our agent, run on the bridge's host; exit status and output as of fence_xvm."""
@@ -150,8 +163,9 @@ Furnish = Callable[[PoolHost], None]
 class PoolLab:
     """Several hosts; a context manager: all are together and their daemons serve when it has been entered.
 
-    *programs* are those of hosts 1, 2, ...: vmfence, fence_virtd, or fence_virtd:uuid for its other name mode.  *furnish*
-    is called for each host before its daemon starts: fence_virtd hangs where there is no guest at its start.
+    *programs* are those of hosts 1, 2, ...: vmfence, fence_virtd, or fence_virtd:uuid for its other name mode.
+    *furnish*
+    is called for each host before its daemon starts: fence_virtd hangs where there is no guest then.
     """
 
     def __init__(

@@ -450,7 +450,21 @@ def test_device_that_is_not_the_last(world: World) -> None:
 
 
 def test_remove_what_is_not_there(world: World) -> None:
-    assert "there is no device 'x'. the cluster has none at all" in one_error(world.run("remove-device", "x", "--yes"))
+    error = one_error(world.run("remove-device", "x", "--yes"), 2)
+    assert "there is no device 'x'. the cluster has none at all" in error
+
+
+@pytest.mark.parametrize("pair", ["n9:spare", "n1:nosuch"])
+def test_a_name_that_is_not_there_is_a_usage_error(pair: str, world: World) -> None:
+    assert "mend --map" in one_error(world.add("--yes", "--map", pair), 2)
+
+
+def test_a_name_that_is_not_there_decides_the_exit_code(world: World) -> None:
+    """What else cannot be mapped is told before it, and may follow from it."""
+    done = world.add("--yes", "--map", "n9:spare", "--map", "n1:spare", "--map", "n2:spare")
+    assert done.exit == 2
+    *others, last = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert others and "names 'n9'" in last
 
 
 def test_removal_that_pcs_only_claims(world: World) -> None:

@@ -91,7 +91,7 @@ def test_agents_and_what_they_say(vmfence: CommandLine) -> None:
 
 @pytest.mark.parametrize("agent", ["fence_nosuch", "../../etc/passwd", "a b'\";$(x)", "x" * 300, "a\nb"])
 def test_an_agent_that_there_is_not(vmfence: CommandLine, agent: str) -> None:
-    assert "no usable fence agent" in refused(vmfence, 1, "describe", "--", agent)
+    assert "no usable fence agent" in refused(vmfence, 2, "describe", "--", agent)
 
 
 def test_properties_of_a_file(vmfence: CommandLine, cib: Path) -> None:

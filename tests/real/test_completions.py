@@ -24,7 +24,7 @@ from vmfence.cluster import inquiry, properties
 from vmfence.cluster import options as device_options
 from vmfence.cluster.checks import CHECKS
 from vmfence.config.listeners import SERIAL_MODES
-from vmfence.config.settings import BACKENDS, LISTENERS
+from vmfence.config.settings import BACKENDS
 from vmfence.host import network, sections
 
 FOLDER = Path(__file__).parent.parent.parent / "completions"
@@ -213,8 +213,8 @@ VALUES = [
     ("vmfence list -c ", HASHES),
     ("vmfence guest list --json -C ", HASHES),
     ("vmfence list --ip-family=ip", {"ipv4", "ipv6"}),
-    ("vmfence host configure --listener ", set(LISTENERS)),
-    ("vmfence host configure --listener tcp --listener=v", {"vsock"}),
+    ("vmfence host configure --listener ", set(sections.LISTENERS)),
+    ("vmfence host configure --listener tcp --listener=v", {"vsock", "virtio"}),
     ("vmfence host configure --backend=", set(BACKENDS)),
     ("vmfence host configure --hash ", HASHES),
     ("vmfence host configure --yes --auth=sha2", {"sha256"}),
@@ -432,7 +432,7 @@ def test_interfaces_are_those_of_the_host(option: str, shell: Shell) -> None:
 TYPED = {
     "vmfence host set\t--interf\tbr\t--listener mul\t": "host setup --interface br7 --listener multicast",
     "vmfence host setup --interface=br\t": "host setup --interface=br7",
-    "vmfence host configure --listener v\t--print": "host configure --listener vsock --print",
+    "vmfence host configure --listener vs\t--print": "host configure --listener vsock --print",
     "vmfence host history -H wo\t": "host history -H wolf's den",
     "vmfence agent -k fence.key -o of\t-H wi\t": "agent -k fence.key -o off -H wind",
     "vmfence cluster ch\t--ex\tal\t": "cluster check --explain all",

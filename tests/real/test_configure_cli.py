@@ -148,6 +148,7 @@ def test_other_listeners(name: str, desk: Desk) -> None:
         assert words.split()[-1] in shown
 
 
+SERIAL_MODE = ("--serial-mode", "virtio")
 SERIAL = ("--listener", "serial", "--serial-path", "none", "--backend", "libvirt")
 
 
@@ -170,6 +171,30 @@ def test_the_daemon_takes_a_file_with_a_serial_listener(mode: str, desk: Desk) -
     (group,) = desk.settings().groups or ()
     assert (group.sources, set(group.targets)) == ((), set(GUESTS.values()))
     served(desk)
+
+
+def test_virtio_is_serial_in_that_mode(desk: Desk) -> None:
+    words = ("--serial-path", "none", "--serial-uri", desk.uri, "--uri", desk.uri, "--backend", "libvirt", "--print")
+    texts = [desk.run("--listener", "serial", "--serial-mode", "virtio", *words, "--yes").stdout]
+    texts += [desk.run("--listener", "virtio", *more, *words, "--yes").stdout for more in ([], SERIAL_MODE)]
+    assert texts[0] and set(texts) == {texts[0]}
+
+
+def test_virtio_over_a_file_with_another_mode(desk: Desk) -> None:
+    where = ("--serial-uri", desk.uri, "--uri", desk.uri, "--yes")
+    assert desk.run(*SERIAL, *where).exit == 0
+    assert desk.run("--listener", "virtio", *where).exit == 0
+    (listener,) = desk.settings().listeners
+    assert isinstance(listener, SerialSettings) and listener.mode == "virtio"
+
+
+@pytest.mark.parametrize(
+    "words", [("--listener", "virtio serial"), ("--listener", "virtio", "--serial-mode", "serial")]
+)
+def test_virtio_and_another_mode_are_a_usage_error(words: tuple[str, ...], desk: Desk) -> None:
+    where = ("--serial-path", "none", "--serial-uri", desk.uri, "--uri", desk.uri, "--backend", "libvirt", "--yes")
+    one_error(desk.run(*words, *where), 2)
+    assert not desk.target.exists()
 
 
 def test_the_name_of_the_virtio_ports(desk: Desk) -> None:

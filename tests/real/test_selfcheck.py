@@ -65,7 +65,11 @@ def test_nobody_there(place: Place) -> None:
 def test_the_answer_is_what_the_access_rules_allow(place: Place, vmfence: CommandLine, groups: str, shown: str) -> None:
     config = place.configure(groups)
     with vmfence.daemon(config):
-        assert place.check(config).endswith(f" answers by {place.key} with {shown}")
+        notes: list[str] = []
+        line = list(selfcheck.check(str(config), True, "", notes.append))[-1]
+        assert line.endswith(f" answers by {place.key} with {shown}")
+        assert [note for note in notes if "nothing is proved for guests" in note] == notes
+        assert bool(notes) == (shown == "0 guests")
 
 
 @pytest.mark.parametrize(
@@ -101,21 +105,30 @@ def test_the_key_of_every_group_is_tried(place: Place, vmfence: CommandLine) -> 
 def test_a_daemon_that_is_not_the_one_of_the_configuration(place: Place, vmfence: CommandLine) -> None:
     """It has the port, the key and the guests; at our control socket there is another, which counts nothing."""
     other = Place(place.folder / "other", place.key, place.port)
-    idle = Place(place.folder / "idle", place.key, free_port())
     other.folder.mkdir()
-    idle.folder.mkdir()
+    idle = Place(place.folder, place.key, free_port())
     with vmfence.daemon(other.configure()), vmfence.daemon(idle.configure()):
-        config = place.configure()
-        moved = config.read_text().replace(f"{place.folder}/control", f"{idle.folder}/control")
-        config.write_text(moved)
-        assert "another host answered at tcp" in place.trouble(config)
+        assert "another host answered at tcp" in place.trouble(place.configure())
+
+
+@pytest.mark.parametrize("must_serve", [True, False])
+def test_a_daemon_that_runs_with_another_configuration(place: Place, vmfence: CommandLine, must_serve: bool) -> None:
+    """The same in all that a request could tell."""
+    config = place.configure()
+    copy = config.with_name("copy.conf")
+    copy.write_bytes(config.read_bytes())
+    with vmfence.daemon(copy), pytest.raises(VmfenceError) as caught:
+        list(selfcheck.check(str(config), must_serve, "", pytest.fail))
+    assert f"the daemon runs with {copy}, not with {config}" in str(caught.value)
 
 
 def test_a_daemon_for_another_libvirt(place: Place, vmfence: CommandLine) -> None:
     elsewhere = {"gamma": "11111111-2222-3333-4444-555555555503"}
     folder = place.folder / "other"
     folder.mkdir()
-    with vmfence.daemon(Place(folder, place.key, place.port).configure(guests=elsewhere)):
+    config = place.configure()
+    config.write_bytes(Place(folder, place.key, place.port).configure(guests=elsewhere).read_bytes())
+    with vmfence.daemon(config):
         config = place.configure()
         config.write_text(config.read_text().replace(f"{place.folder}/control", f"{folder}/control"))
         assert "another host answered at tcp" in place.trouble(config)

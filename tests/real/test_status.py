@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +141,17 @@ def test_history_shows_foreign_text_as_escapes_and_as_json_unchanged(world: Worl
     assert [(event["guest"], event["detail"]) for event in world.history("-H", name)] == [(name, detail)]
 
 
+def test_history_without_a_record_says_so(world: World) -> None:
+    empty = world.show("history")
+    assert (empty.exit, empty.stdout, "has no record." in empty.stderr) == (0, "", True)
+    world.fence("off", "alpha")
+    for words in ("--guest", "beta"), ("--since", "2100-01-01"), ("--json", "-H", "beta", "--since", "2100-01-01"):
+        result = world.show("history", *words)
+        assert (result.exit, result.stdout) == (0, "")
+        assert all(word in result.stderr for word in words if not word.startswith("-"))
+    assert world.show("history", "-H", "alpha").stderr == ""
+
+
 def test_history_of_no_guest_is_a_usage_error(world: World) -> None:
     """The UUID of a guest that nobody knows is empty, too."""
     world.fence("on", "nobody")
@@ -156,10 +168,11 @@ def test_a_list_that_is_refused_names_the_hash(world: World) -> None:
     assert (result.exit, "a weaker hash than it requires" in result.stderr) == (1, True)
 
 
-def test_history_of_a_bad_time_is_a_usage_error(world: World) -> None:
-    result = world.show("history", "--since", "yesterday")
+@pytest.mark.parametrize("text", ["yesterday", "\u0662h", "\u0662\u0660\u0662\u0666-11-23"])
+def test_history_of_a_bad_time_is_a_usage_error(world: World, text: str) -> None:
+    result = world.show("history", "--since", text)
     assert (result.exit, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: 'yesterday' is no time.")
+    assert result.stderr.startswith("error: ") and " is no time." in result.stderr
 
 
 def test_control_socket_is_for_root_and_its_group(world: World) -> None:
@@ -238,6 +251,17 @@ def test_keygen_makes_a_key_once(tmp_path: Path, vmfence: CommandLine) -> None:
     assert len(path.read_bytes()) == 64
     (kept,) = [other for other in path.parent.iterdir() if other != path]
     assert kept.read_bytes() == first
+
+
+def test_keygen_tells_that_the_key_was_made_where_its_output_is_lost(tmp_path: Path, vmfence: CommandLine) -> None:
+    path = tmp_path / "key"
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [vmfence.vmfence, "host", "keygen", str(path)], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1 and path.stat().st_size == 4096
+    assert done.stderr.startswith("error: not all output could be written. No space left on device")
+    assert f"the key was made; to see it run: vmfence host keygen --check {path}" in done.stderr
 
 
 def test_keygen_with_force_speaks_of_no_old_key_where_none_was(tmp_path: Path, vmfence: CommandLine) -> None:

@@ -28,6 +28,13 @@ FIRST = "n1"
 Undo = ExitStack
 Mistake = Callable[[ClusterLab, Node, Undo, Path], None]
 MISTAKES: dict[str, tuple[str, str, Mistake]] = {}
+# Their own code is not the first error: another one is as true.
+BEHIND_ANOTHER = (
+    "level_with_a_device_that_is_gone",
+    "two_devices_two_guests",
+    "guest_called_like_a_node",
+    "other_key_by_tcp",
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +77,11 @@ def configuration(lab: ClusterLab) -> Iterator[None]:
     yield
     if lab.configuration() != before:
         lab.nodes[FIRST].ok("cibadmin", "--replace", "--scope", "configuration", "--xml-pipe", stdin=before)
+
+
+def settle(node: Node) -> None:
+    """Wait until the cluster has done what it does about a change: a device that starts anew is stopped for a while."""
+    node.run(["crm_resource", "--wait", "--timeout=30"])
 
 
 def update(node: Node, *words: str) -> None:
@@ -301,9 +313,12 @@ def test_each_mistake_is_red_under_its_code(fenced: ClusterLab, name: str, tmp_p
     with ExitStack() as undo:
         undo.enter_context(configuration(fenced))
         make(fenced, node, undo, tmp_path)
+        settle(node)
         found = judged(node)
         named = [one for one in found["findings"] if (one["code"], one["severity"]) == (code, severity)]
         assert named, found
+        first = next(one["code"] for one in found["findings"] if one["severity"] == severity)
+        assert first == code or name in BEHIND_ANOTHER, found
         assert all(one["evidence"] and one["remedy"] for one in named)
         if severity == "warning":
             strict = node.run(["vmfence", "cluster", "check", "--strict", "--quiet", "--only", code])

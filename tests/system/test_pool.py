@@ -129,6 +129,9 @@ def test_a_guest_that_is_off_is_off_for_all_and_an_unknown_one_is_not(lab: PoolL
 
 
 def test_the_status_shows_the_pool(lab: PoolLab) -> None:
+    shown = lab[1].disk.ok("/opt/vmfence/bin/vmfence", "host", "status")
+    assert "pool: host 1, quorate\n" in shown
+    assert "  2 h2: vmfence, guests: 1\n" in shown
     text = lab[1].disk.ok("/opt/vmfence/bin/vmfence", "host", "status", "--json")
     found = json.loads(text)["pool"]
     assert found["node"] == 1 and found["is_quorate"]
@@ -287,3 +290,16 @@ def test_a_daemon_that_is_paused_leaves_an_answer(lab: PoolLab) -> None:
         assert ask(lab, 2, "off", "g3") == OK
     finally:
         lab[1].daemon.signal(signal.SIGCONT)
+
+
+def test_a_corosync_that_hangs_leaves_an_answer(lab: PoolLab) -> None:
+    lab[1].corosync.signal(signal.SIGSTOP)
+    try:
+        done = lab[1].ask("-o", "status", "-H", "g2")
+        assert done.exit == FAILED
+        assert done.seconds < 15
+        lab.wait_together(2, 3)
+        refuses_to_guess(lab, 2, "g1")
+        assert lab[1].disk.run("/opt/vmfence/bin/vmfence", "host", "status").exit == 0  # its daemon lives
+    finally:
+        lab[1].corosync.signal(signal.SIGCONT)

@@ -632,3 +632,69 @@ def test_a_fence_virtd_at_another_port_is_not_in_the_way(host: Host) -> None:
 def test_a_dry_run_sees_that_no_configuration_can_be_put_there(bare: Host) -> None:
     done = bare.setup("--dry-run", "--no-service", "--config", "/nowhere/own.conf")
     assert done.exit == 1 and "there is no folder /nowhere" in done.stderr
+
+
+def drop_in(host: Host, config: str) -> None:
+    """Have a drop-in name *config* to the service that setup has installed, as administrators do."""
+    [command] = re.findall("^ExecStart=.*?(?= --config|$)", host.machine.path(UNIT).read_text(), re.MULTILINE)
+    text = f"[Service]\nExecStart=\n{command} --config {config}\n"
+    host.machine.write(f"{UNIT}.d/own.conf", text, 0o644)
+    host.machine.ok("systemctl", "daemon-reload")
+
+
+def running_config(host: Host) -> str:
+    words = (host._vmfence, "host", "status", "--json", "--socket", "/run/vmfence/control")
+    return str(json.loads(host.machine.ok(*words))["config"])
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_the_configuration_that_a_drop_in_names_is_kept(host: Host, is_running: bool) -> None:
+    host.report()
+    host.machine.write(MINE, host.machine.path(CONFIG).read_text())
+    add_groups(host, MINE, f'group {{ ip = "{host.bridge.guests[0].ipv4}"; uuid = "vm-01"; }}')
+    drop_in(host, MINE)
+    host.machine.ok("systemctl", "restart" if is_running else "stop", "vmfence")
+    report = host.report()
+    assert MINE in report["steps"]["configuration"]["what"] and running_config(host) == MINE
+    assert (host.seen(), host.seen(guest=1)) == (["vm-01"], [])
+    assert "nothing is proved for guests" in report["steps"]["check"]["notes"][0]
+    for command in ("list", "history", "status", "check"):
+        assert f"note: configuration {MINE}: " in host.machine.run(host._vmfence, "host", command).stderr
+    assert not host.report()["changed"]
+    done = host.setup("--config", CONFIG)
+    assert done.exit == 1 and f"{UNIT}.d/own.conf names {MINE}, not {CONFIG}" in done.stderr
+    assert running_config(host) == MINE
+
+
+def test_rules_that_the_unit_names_are_not_discarded_for_an_earlier_file(host: Host) -> None:
+    """Both are usual places, of which the daemon would take the other one if the unit did not name this."""
+    host.report()
+    host.machine.write(OLD_CONFIG, host.machine.path(CONFIG).read_text())
+    add_groups(host, OLD_CONFIG, f'group {{ ip = "{host.bridge.guests[0].ipv4}"; uuid = "vm-01"; }}')
+    asked = host.setup("--config", OLD_CONFIG)
+    assert asked.exit == 0 and running_config(host) == OLD_CONFIG
+    assert not host.report()["changed"] and running_config(host) == OLD_CONFIG
+    assert (host.seen(), host.seen(guest=1)) == (["vm-01"], [])
+    drop_in(host, CONFIG)
+    before = host.machine.tree("/etc")
+    done = host.setup()
+    assert done.exit == 1 and f"the daemon that runs has {OLD_CONFIG}, the next start" in done.stderr
+    assert "--config" in done.stderr and host.machine.tree("/etc") == before
+
+
+def test_a_stranger_at_the_port_is_told_at_once(host: Host) -> None:
+    script = "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('0.0.0.0', 1229))"
+    host.machine.ok("systemd-run", "--unit=stranger", "python3", "-c", f"{script}; time.sleep(600)")
+    wait_until(lambda: ":04CD " in host.machine.ok("cat", "/proc/net/udp"), what="the stranger")
+    done = host.setup()
+    assert done.exit == 1 and re.search(r"^failed +port ", done.stdout, re.MULTILINE)
+    assert re.search(r"error: python3\S* \(\d+\) has UDP 0\.0\.0\.0 port 1229", done.stderr), done.stderr
+    assert re.search(r"^not done +service ", done.stdout, re.MULTILINE)
+    host.machine.ok("systemctl", "stop", "stranger")
+    assert host.report()["steps"]["service"]["state"] == "done"
+
+
+def test_a_configuration_in_tmp_is_refused_beforehand(host: Host) -> None:
+    done = host.setup("--config", "/tmp/own.conf")
+    assert done.exit == 1 and "error: the service cannot read /tmp/own.conf. " in done.stderr
+    assert not done.stdout and not host.machine.path(KEY).exists() and not host.machine.path("/tmp/own.conf").exists()

@@ -14,9 +14,10 @@ from typing import Any
 
 from vmfence.errors import VmfenceError
 from vmfence.host.backends.base import Guest
-from vmfence.host.pool import messages, procedure, record
+from vmfence.host.pool import procedure, record
 from vmfence.host.pool.directory import Directory
-from vmfence.host.pool.member import Act, Done, FindFenced, LookHere, Member, ReadGuests, Send
+from vmfence.host.pool.effects import Act, Done, FindFenced, LookHere, ReadGuests, Send
+from vmfence.host.pool.member import Member
 from vmfence.host.pool.messages import Entry, Order, Report, Result
 from vmfence.host.pool.procedure import Outcome, Sighted
 from vmfence.protocol.reply import Code, State
@@ -278,7 +279,13 @@ class World:
 
     def begin_move(self, uuid: str, source: SimHost, target: SimHost) -> None:
         """Begin a live migration, to a host that is not down: the target has the guest, paused."""
-        if uuid in self.moving or source is target or target.fenced_at >= 0 or uuid in target.guests and target.guests[uuid].is_active:
+        if (
+            uuid in self.moving
+            or source is target
+            or target.fenced_at >= 0
+            or uuid in target.guests
+            and target.guests[uuid].is_active
+        ):
             return
         if uuid not in target.guests and self.rng.random() < 0.5:
             target.is_transient.add(uuid)
@@ -320,7 +327,7 @@ class World:
 
     # Time
 
-    def step_on(self, most: int = 12) -> None:
+    def step_on(self, most: int = 8) -> None:
         """Let some hosts hear and do something, and a little time pass."""
         up = [host for host in self.hosts.values() if host.member is not None]
         self.now += self.rng.uniform(0.0, 0.05)
@@ -352,8 +359,3 @@ class World:
             if is_quiet:
                 return
         raise AssertionError("the world does not come to rest")
-
-    def bytes_sent(self) -> int:
-        """Return the size of all messages that the rings still hold."""
-        rings = {id(host.ring): host.ring for host in self.hosts.values()}
-        return sum(len(messages.encode(message)) for ring in rings.values() for _, message in ring.sent)

@@ -19,6 +19,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from lab.rig import powerless
 from unit.fakes import Peer, peer, prove, read_request, wait_for_end
 from vmfence import __version__
 from vmfence.agent.options import OURS
@@ -209,7 +210,73 @@ def test_a_guest_has_no_libvirt() -> None:
         )
         assert ended.returncode == status
         if status:
-            assert "libvirt is not installed" in error_lines(ended)[0]
+            (line,) = error_lines(ended)
+            assert "libvirt is not installed" in line
+            assert f"{sys.executable} -m pip install libvirt-python" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "shown"),
+    [
+        (("host", "list"), 1, "error: the Python package libvirt is not installed"),
+        (("host", "list", "--uri", "test:///default"), 1, "error: the Python package libvirt is not installed"),
+        (("host", "list", "--bogus"), 2, "--bogus"),
+        (("host", "daemon", "-d", "x"), 2, "'x'"),
+        (("host", "setup", "--bogus"), 2, "--bogus"),
+        (("host", "check", "--explain", "host-clock"), 0, "host-clock: "),
+        (("host", "check", "--explain", "all"), 0, "host-clock: "),
+        (("host", "configure", "--help"), 0, "--listener"),
+    ],
+)
+def test_only_what_asks_libvirt_needs_it(words: Words, status: int, shown: str) -> None:
+    code = "import sys; sys.modules['libvirt'] = None; from vmfence.cli.main import run; sys.exit(run())"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *words], check=False, timeout=30, capture_output=True, text=True
+    )
+    assert (ended.returncode, shown in ended.stdout + ended.stderr) == (status, True)
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (("hosts",), "did you mean vmfence host?"),
+        (("host", "chek"), "did you mean vmfence host check?"),
+        (("cluster", "add-devices", "x"), "did you mean vmfence cluster add-device?"),
+        (("guest", "zzz"), "the commands are check, list"),
+    ],
+)
+def test_a_command_that_is_misspelt_is_told_with_the_nearest_one(words: Words, remedy: str) -> None:
+    ended = run(*words)
+    assert (ended.returncode, len(error_lines(ended))) == (2, 1)
+    assert f"has no command {words[-2 if 'x' in words else -1]!r}" in error_lines(ended)[0]
+    assert remedy in error_lines(ended)[0]
+
+
+def test_a_check_that_is_misspelt_is_told_with_the_nearest_of_its_command() -> None:
+    ended = run("cluster", "check", "--explain", "cluster-clock")
+    assert ended.returncode == 2
+    assert "did you mean cluster-" in error_lines(ended)[0]
+
+
+@pytest.mark.parametrize(
+    "words", [("list", "-T", "127.0.0.1", "-k"), ("host", "keygen"), ("host", "keygen", "--check")]
+)
+def test_a_key_that_this_user_may_not_use(words: Words, tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    key = folder / "key"
+    if words != ("host", "keygen"):
+        key.write_bytes(SECRET)
+        key.chmod(0o600)
+    folder.chmod(0)
+    try:
+        argv = [*powerless(), str(FOLDER / "vmfence"), *words, str(key)]
+        ended = subprocess.run(argv, check=False, timeout=30, capture_output=True, text=True)
+    finally:
+        folder.chmod(0o700)
+    assert (ended.returncode, len(error_lines(ended))) == (3, 1)
+    assert "Permission denied" in error_lines(ended)[0] and "as root" in error_lines(ended)[0]
 
 
 # A list, from a host that plays a script
@@ -325,3 +392,18 @@ def test_the_exit_code_of_a_command_is_that_of_the_program(monkeypatch: pytest.M
     monkeypatch.setattr(type(vmfence), "get_command", lambda *_: probe)
     monkeypatch.setattr(sys, "argv", ["vmfence", "probe"])
     assert main.run() == 7
+
+
+def test_ctrl_c_while_the_program_is_loaded_is_no_traceback() -> None:
+    code = """import sys
+class Interrupted:
+    def find_spec(self, name, path, target=None):
+        if name == "vmfence.cli.main":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+sys.argv[:] = ["vmfence", "host", "setup"]
+from vmfence.cli.entry import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: interrupted.\n")

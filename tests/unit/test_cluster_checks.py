@@ -489,6 +489,22 @@ def test_what_only_looks_wrong_is_no_fault(make: Callable[[], Facts]) -> None:
     assert codes(make()) == set()
 
 
+def unasked(given: Facts) -> set[str]:
+    return {one.check.code for one in diagnose.judge(CHECKS, given).unasked}
+
+
+def test_properties_that_are_not_used_are_not_praised() -> None:
+    codes_of_unused = {"cluster-watchdog", "cluster-priority-delay"}
+    assert codes_of_unused <= unasked(healthy())
+    assert not codes_of_unused & unasked(set_to(priority_fencing_delay="20s", stonith_watchdog_timeout="10s"))
+    one_by_one = set_to(concurrent_fencing="false")
+    assert "cluster-concurrent-fencing" in unasked(one_by_one)
+    assert "cluster-concurrent-fencing" not in unasked(set_to(concurrent_fencing="true"))
+    assert "cluster-concurrent-fencing" not in unasked(replace(one_by_one, version=(3, 0, 0)))
+    wrong = diagnose.judge(CHECKS, set_to(stonith_watchdog_timeout="soon")).unjudged
+    assert [one.check.code for one in wrong] == ["cluster-watchdog"]
+
+
 def test_numbers_are_shown() -> None:
     evidence = next(one.fault.evidence for one in found(options(timeout="70")) if one.code == "cluster-timeouts")
     assert "agent 70 s" in evidence and "stonith-timeout 60 s" in evidence

@@ -202,6 +202,32 @@ def test_ctrl_c_just_after_the_change_takes_no_copy_away(path: Path, monkeypatch
     assert (path.read_bytes(), (path.parent / copy).read_bytes()) == (NEW, OLD)
 
 
+def test_the_folder_is_on_the_disk_after_the_new_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the old file is back after a power failure."""
+    rename, sync, done = os.replace, os.fsync, []
+
+    def renamed(*names: str) -> None:
+        rename(*names)
+        done.append("renamed")
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "replace", renamed)
+    monkeypatch.setattr(os, "fsync", synced)
+    replaced(path)
+    at = done.index("renamed")
+    assert done[at + 1 :] == [str(path.parent)] and len(done[:at]) >= 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives a file away")
+def test_the_new_file_belongs_to_the_owner_of_the_old_one(path: Path) -> None:
+    os.chown(path, 65534, 65533)
+    replaced(path)
+    assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65533)
+
+
 def test_no_descriptor_is_left_open(path: Path) -> None:
     before = os.listdir("/proc/self/fd")
     replaced(path)

@@ -17,7 +17,7 @@ from vmfence import diagnose
 from vmfence.cli import checking
 from vmfence.diagnose import Report, gather, judge
 from vmfence.errors import DeadlineExceeded, UsageError, VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked, Severity, unread
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked, NotReached, Severity, unread
 
 
 def raising(error: Exception) -> Callable[[], Any]:
@@ -176,8 +176,56 @@ def test_json_holds_all() -> None:
         ],
         "passed": ["fine"],
         "not_judged": [],
+        "not_asked": [],
         "worst": "error",
     }
+
+
+def test_quiet_leaves_json_alone() -> None:
+    assert shown(report(NOTE), as_json=True, quiet=True).output == shown(report(NOTE), as_json=True).output
+    assert [one["severity"] for one in json.loads(shown(report(NOTE), as_json=True).output)["findings"]] == ["note"]
+
+
+def test_quiet_tells_each_reason_once_and_below_the_error() -> None:
+    facts = SimpleNamespace(gone=VmfenceError("no answer"), shut=NotReached("no key"))
+    checks = [check(f"gone-{number}", needs=("gone",)) for number in range(25)]
+    found = judge([*checks, check("bad", FAULT), check("shut", needs=("shut",))], facts)
+    assert click.unstyle(shown(found, quiet=True).output).splitlines() == [
+        "error    bad: n1: it burns",
+        "         seen: 900 degrees",
+        "         do: pour 'water'",
+        "unknown  25 checks not judged: no answer",
+        "unknown  shut: not judged, no key",
+    ]
+
+
+def doubtful(error: VmfenceError | None, *faults: Fault) -> Report:
+    def doubt(facts: Any) -> VmfenceError | None:
+        return error
+
+    return judge(
+        [Check("gate", "the gate is shut", "A story.", lambda facts: iter(faults), doubt=doubt)], None, ["gate"]
+    )
+
+
+def test_no_fault_is_no_proof_where_nothing_was_looked_at() -> None:
+    """What does not exist is left out in silence; what an earlier failure hides is unknown; a fault is a fault."""
+    for error, key, status in ((NotAsked("no gate"), "not_asked", 0), (NotReached("no way there"), "not_judged", 1)):
+        found = doubtful(error)
+        told = json.loads(shown(found, as_json=True).output)
+        assert told[key] == [{"code": "gate", "because": f"{error}"}] and told["passed"] == []
+        assert checking.exit_code(found, False) == status
+        assert "ok" not in shown(found).output.split()
+        assert [one.code for one in doubtful(error, FAULT).findings] == ["gate"]
+    assert json.loads(shown(doubtful(None), as_json=True).output)["passed"] == ["gate"]
+
+
+def test_what_is_not_asked_is_counted_apart_with_its_reason() -> None:
+    assert (
+        click.unstyle(shown(report(gone=NotAsked("no gate"))).output)
+        .splitlines()[-1]
+        .endswith("0 notes, 1 not asked (no gate)")
+    )
 
 
 @pytest.mark.parametrize(

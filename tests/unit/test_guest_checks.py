@@ -58,6 +58,12 @@ def judged(**changes: Any) -> dict[str, str]:
     return {one.code: str(one.fault.severity) for one in report.findings}
 
 
+def held(**changes: Any) -> set[str]:
+    """Return the codes that are said to be well when a healthy guest is changed."""
+    report = diagnose.judge(CHECKS, facts(**changes))
+    return {one.check.code for one in report.outcomes if not one.faults and one.missing is None}
+
+
 def ended(*calls: Call) -> dict[str, Any]:
     return {"trial": replace(HEARD, calls=calls), "hosts": NOBODY}
 
@@ -167,6 +173,94 @@ def test_copies_for_several_addresses_count_as_one_host() -> None:
     """Our daemon answers one copy and closes the others."""
     trial = replace(HEARD, calls=(Call(HOST, Stage.WE_PROVEN, End.CLOSED), ANSWER, ANSWER))
     assert len(trial.answers) == 1 and judged(trial=trial) == {}
+
+
+STEPS = (
+    "guest-not-sent",
+    "guest-not-heard",
+    "guest-call-back-blocked",
+    "guest-auth-differs",
+    "guest-host-unproven",
+    "guest-hash-weak",
+    "guest-refused",
+    "guest-not-answered",
+    "guest-failed",
+    "guest-one-host-failed",
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "last"),
+    [
+        ({"trial": HEARD, "hosts": HEALTHY.hosts}, "guest-one-host-failed"),
+        (ended(replace(ANSWER, code=1)), "guest-not-answered"),
+        (told("another address than the sender's"), "guest-host-unproven"),
+        (told("weak hash"), "guest-host-unproven"),
+        (ended(Call(HOST, Stage.WE_PROVEN, End.SILENT)), "guest-host-unproven"),
+        (ended(Call(HOST, Stage.CONNECTED, End.UNPROVEN)), "guest-call-back-blocked"),
+        (ended(Call(HOST, Stage.CONNECTED, End.SILENT)), "guest-call-back-blocked"),
+        ({"trial": replace(UNHEARD, knocks=(HOST,))}, "guest-not-heard"),
+        ({"trial": replace(UNHEARD, knocks=(HOST,)), "firewall": Firewall(rules=("nft",))}, "guest-not-heard"),
+        ({"trial": UNHEARD}, "guest-not-sent"),
+        ({"trial": replace(UNHEARD, copies=(Copy(GUEST, "eth0", "denied"),))}, ""),
+        ({"trial": replace(UNHEARD, copies=())}, ""),
+        ({"trial": NOBODY}, ""),
+    ],
+)
+def test_only_steps_that_were_seen_are_well(changes: dict[str, Any], last: str) -> None:
+    reached = STEPS[: STEPS.index(last) + 1] if last else ()
+    assert held(**{"hosts": NOBODY, **changes}) & set(STEPS) == set(reached)
+
+
+CALL_BACK = {"guest-not-sent", "guest-not-heard", "guest-call-back-blocked", "guest-one-host-failed"}
+PROOF_STEPS = {"guest-hash-weak", "guest-auth-differs", "guest-host-unproven"}
+
+
+@pytest.mark.parametrize(
+    ("inquiry", "absent"),
+    [
+        (Inquiry(), {"guest-unreachable"}),
+        (Inquiry(ipaddr=HOST), {*CALL_BACK, "guest-port-taken"}),
+        (Inquiry(ipaddr=HOST, auth_name="none"), {*CALL_BACK, "guest-port-taken", "guest-host-unproven"}),
+        (Inquiry(transport="serial"), {*CALL_BACK, *PROOF_STEPS, "guest-port-taken", "guest-unsigned"}),
+    ],
+)
+def test_a_way_is_not_praised_for_steps_that_it_does_not_have(inquiry: Inquiry, absent: set[str]) -> None:
+    report = diagnose.judge(CHECKS, facts(inquiry=inquiry))
+    assert {one.check.code for one in report.unasked} == absent and report.unjudged == ()
+
+
+def test_without_auth_an_answer_alone_shows_that_both_have_none() -> None:
+    silent = Call(HOST, Stage.WE_PROVEN, End.SILENT)
+    inquiry = Inquiry(auth_name="none")
+    assert "guest-auth-differs" not in held(inquiry=inquiry, **ended(silent))
+    assert "guest-auth-differs" in held(inquiry=inquiry)
+
+
+FIREWALL = {"guest-firewall", "guest-firewall-later"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "well"),
+    [
+        ({}, {*FIREWALL, "guest-firewall-unread"}),
+        ({"trial": UNHEARD}, {*FIREWALL, "guest-firewall-unread"}),
+        ({"trial": UNHEARD, "firewall": Firewall(doubts=("only root may",))}, set()),
+        ({"firewall": Firewall(doubts=("only root may",))}, {"guest-firewall"}),
+        ({"firewall": VmfenceError("only root may")}, set()),
+        ({"trial": UNHEARD, "firewall": Firewall(rules=("nft",))}, {"guest-firewall-unread"}),
+        ({"trial": UNHEARD, "firewall": Firewall(("public",), (OPEN_NOW,))}, {"guest-firewall-unread"}),
+        ({"trial": replace(UNHEARD, knocks=(HOST,))}, {"guest-firewall-later", "guest-firewall-unread"}),
+        ({"trial": UNHEARD, "addresses": ()}, set()),
+    ],
+)
+def test_a_firewall_is_well_only_where_it_was_read_or_passed(changes: dict[str, Any], well: set[str]) -> None:
+    found = held(**{"hosts": NOBODY, **changes})
+    assert {code for code in found if code.startswith("guest-firewall")} == well
+
+
+def test_nothing_is_said_of_addresses_that_are_not_there() -> None:
+    assert not {"guest-address", "guest-addresses", "guest-link"} & held(addresses=(Address("127.0.0.1", "lo"),))
 
 
 # A conversation taken apart

@@ -133,7 +133,15 @@ def codes(facts: Facts, least: Severity = WARNING) -> list[str]:
 def test_a_healthy_host_has_no_finding_but_the_open_access() -> None:
     assert [one.code for one in findings(healthy())] == ["host-access-open"]
     assert codes(healthy(settings=groups(*UUIDS)), NOTE) == []
-    assert not [one for one in diagnose.judge(CHECKS, healthy()).outcomes if one.missing]
+    report = diagnose.judge(CHECKS, healthy())
+    assert report.unjudged == ()
+    assert {one.check.code for one in report.unasked} == {
+        "host-multicast-route",
+        "host-address-loopback",
+        "host-target-unknown",
+        "host-guest-denied",
+        "host-selinux",
+    }
 
 
 def denied(what: str = "this user may not") -> NotPermitted:
@@ -373,6 +381,76 @@ def test_an_unreadable_configuration_is_no_fault_of_the_host() -> None:
 def test_a_silent_libvirt_leaves_its_guests_unjudged() -> None:
     facts = healthy(libvirt=Libvirt(silent=((SYSTEM, REFUSED),)))
     assert {"host-guests-unseen", "host-macvtap", "host-target-unknown", "host-bridge-unheard"} <= unjudged(facts)
+
+
+def held(facts: Facts) -> set[str]:
+    found = diagnose.judge(CHECKS, facts).outcomes
+    return {one.check.code for one in found if one.missing is None and not one.faults}
+
+
+TCP = settings("tcp", 'address = "127.0.0.1";')
+CHANNELS = settings("serial", 'path = "/run/vmfence"; mode = "serial";')
+BR9 = settings(keys='interface = "br9";')
+NO_GUESTS = {"host-macvtap", "host-network-down", "host-name-long", "host-bridge-unheard", "host-guest-denied"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "codes", "is_unknown"),
+    [
+        ({"settings": BR9}, {"host-interface-down", "host-group", "host-rp-filter", "host-route-astray"}, True),
+        (
+            {"settings": settings(keys="")},
+            {"host-interface-missing", "host-interface-down", "host-rp-filter", "host-bridge-unheard"},
+            False,
+        ),
+        (
+            {"settings": TCP, "probes": (), "libvirt": libvirt(guest(1), guest(2))},
+            {
+                "host-interface-missing",
+                "host-interface-unset",
+                "host-group",
+                "host-callback",
+                "host-firewall-back",
+                "host-several",
+                "host-unanswered",
+                "host-snooping",
+                "host-address-loopback",
+            },
+            False,
+        ),
+        ({"settings": TCP, "libvirt": VmfenceError("no answer")}, {"host-address-loopback"}, True),
+        (
+            {"settings": CHANNELS, "keys": ()},
+            {
+                "host-unauthenticated",
+                "host-key-missing",
+                "host-key-unusable",
+                "host-key-weak",
+                "host-key-stale",
+                "host-firewall",
+                "host-firewall-unseen",
+                "host-second-daemon",
+                "host-macvtap",
+            },
+            False,
+        ),
+        ({"keys": (KeyFacts(KEY, False),)}, {"host-key-unusable", "host-key-weak", "host-key-stale"}, True),
+        ({"keys": (KeyFacts(KEY, True, fault=KeyFileError("open")),)}, {"host-key-weak", "host-key-stale"}, True),
+        ({"unit": UnitFacts()}, {"host-unit-unread", "host-beside-service", "host-rival-at-boot"}, False),
+        ({"unit": UnitFacts(True)}, {"host-beside-service"}, False),
+        ({"libvirt": libvirt(), "settings": groups("vm-1")}, NO_GUESTS, False),
+        ({"libvirt": Libvirt(silent=((SYSTEM, REFUSED),))}, {"host-libvirt-lost"}, True),
+        ({"clock": Clock(None, NOW)}, {"host-clock"}, False),
+        ({"firewall": Firewall(doubts=("nft failed",)), "probes": denied()}, {"host-firewall"}, True),
+        ({"holders": (Holder("udp", GROUP, 1229),)}, {"host-second-daemon"}, True),
+    ],
+)
+def test_what_is_not_there_or_not_seen_is_not_praised(
+    changes: dict[str, Any], codes: set[str], is_unknown: bool
+) -> None:
+    report = diagnose.judge(CHECKS, healthy(**changes))
+    assert codes <= {one.check.code for one in (report.unjudged if is_unknown else report.unasked)}
+    assert not codes & held(healthy(**changes))
 
 
 @pytest.mark.parametrize("fact", [name for name in vars(healthy()) if name not in ("path", "now", "program")])

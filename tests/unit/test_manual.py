@@ -393,7 +393,7 @@ def test_defaults_of_the_configuration(place: str) -> None:
 
 @pytest.mark.parametrize("place", sorted(set(PLACES) - {"fence_virtd"}))
 def test_what_is_not_available_is_said_to_be_so(place: str) -> None:
-    available = {*(f"listeners/{name}" for name in LISTENERS), "backends/libvirt", "groups/group"}
+    available = {*(f"listeners/{name}" for name in LISTENERS), "backends/libvirt", "backends/cpg", "groups/group"}
     assert ("Not available yet." in part(source(CONFIGURATION), "Ss", place)) == (place not in available)
 
 

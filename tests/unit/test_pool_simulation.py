@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from typing import Callable
+
 import pytest
 
 from unit.pool_world import OFF, SimHost, World
+from vmfence.host.pool import messages
 from vmfence.protocol.request import Action
 
 HOSTS, GUESTS, STEPS, SEED = 64, 10_000, 100_000, 20261123
@@ -146,3 +150,44 @@ def test_no_answer_is_wrong_whatever_happens(capsys: pytest.CaptureFixture[str])
             print(f"  {count:6d} {reason}")
     for answer in ("off done", "reboot done", "on done", "status off", "status on"):
         assert world.answers[answer] > 100, "the simulation must show that it works, too"
+
+
+SIZES = ((2, 50), (8, 1_000), (32, 5_000), (64, 10_000))
+
+
+@pytest.mark.parametrize(("hosts", "guests"), SIZES)
+def test_what_it_costs_as_the_pool_grows(hosts: int, guests: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A request costs a message of each host, whatever the number of guests; a change costs one."""
+    tracemalloc.start()
+    world = World(hosts, guests, SEED)
+    memory_kb = tracemalloc.get_traced_memory()[0] / hosts / 1024
+    tracemalloc.stop()
+    uuid = next(uuid for uuid in world.uuids if world.places[uuid] == {2})
+    asked, other, last = world.hosts[1], world.hosts[2], world.hosts[hosts]
+    costs = {
+        "status": cost(world, lambda: world.ask(asked, Action.STATUS, uuid)),
+        "off": cost(world, lambda: world.ask(asked, Action.OFF, uuid)),
+        "status of what is off": cost(world, lambda: world.ask(asked, Action.STATUS, uuid)),
+        "change": cost(world, lambda: world.start_guest(other, uuid)),
+        "leave": cost(world, lambda: world.stop_daemon(last)),
+        "join": cost(world, lambda: world.start_daemon(last)),
+    }
+    with capsys.disabled():
+        told = ", ".join(f"{name} {count} ({size} bytes)" for name, (count, size) in costs.items())
+        print(f"\n{hosts} hosts, {guests} guests; messages: {told}; memory of one host {memory_kb:.0f} kB", end=" ")
+    assert not world.wrong
+    assert world.answers == {"status on": 1, "off done": 1, "status off": 1}
+    assert costs["status"][0] == costs["status of what is off"][0] == hosts + 1
+    assert costs["off"][0] == 2 * (hosts + 1) + 3  # order, result, and the change that is told
+    assert (costs["change"][0], costs["leave"][0]) == (1, 0)
+    assert costs["join"][0] == 2 * hosts  # all greet, and tell of their guests
+
+
+def cost(world: World, happening: Callable[[], None]) -> tuple[int, int]:
+    """Return how many messages *happening* costs, and their bytes."""
+    before = {id(host.ring): len(host.ring.sent) for host in world.hosts.values()}
+    happening()
+    world.settle()
+    rings = {id(host.ring): host.ring for host in world.hosts.values()}
+    sent = [message for key, ring in rings.items() for _, message in ring.sent[before.get(key, 0) :]]
+    return len(sent), sum(len(messages.encode(message)) for message in sent)

@@ -15,6 +15,7 @@ from vmfence.errors import ConfigError, KeyFileError, Unreachable, UsageError, V
 from vmfence.host import choice, control, ground, selfcheck, unit
 from vmfence.host.backends.inventory import GuestFacts, Inventory
 from vmfence.host.choice import Choice, choose
+from vmfence.host.execstart import Start
 from vmfence.host.ground import KeyFacts, Site
 from vmfence.host.network import Interface
 from vmfence.host.setup import condition, next_commands, plan
@@ -259,7 +260,7 @@ def site(**facts: object) -> Site:
 
 def installed(settings: Settings, **facts: object) -> UnitFacts:
     """Return the facts of a service that was set up for *settings*."""
-    text = unit.render(unit.shipped_text(), PROGRAM, settings.path, unit.extras(settings))
+    text = unit.render(unit.shipped_text(), PROGRAM, None, unit.extras(settings))
     usual = UnitFacts(True, unit.INSTALL_PATH, text, is_enabled=True, is_active=True)
     return dataclasses.replace(usual, **facts)  # type: ignore[arg-type]
 
@@ -310,7 +311,7 @@ def test_a_new_key_restarts_a_service_that_runs() -> None:
     ],
 )
 def test_fence_virtd_in_the_way(is_manager: bool, wishes: Wishes, expected: str) -> None:
-    found = site(rivals=(7, 8), is_port_taken=True, unit=UnitFacts(is_manager=is_manager))
+    found = site(rivals=(7, 8), holders=("fence_virtd (7) has UDP 1229",), unit=UnitFacts(is_manager=is_manager))
     steps = plan(wishes, new_choice(), found)
     assert states(steps)["fence_virtd"] == expected
     told = next(step for step in steps if step.name == "fence_virtd")
@@ -324,6 +325,57 @@ def test_a_fence_virtd_that_has_no_port_of_ours_is_not_in_the_way() -> None:
     told = next(step for step in steps if step.name == "fence_virtd")
     assert told.state is State.UNCHANGED and "process 7" in told.what and told.notes
     assert states(steps)["service"] == "would do"
+
+
+@pytest.mark.parametrize(
+    ("is_manager", "wishes", "expected"),
+    [(True, Wishes(), "failed"), (True, Wishes(service=False), "by hand"), (False, Wishes(), "by hand")],
+)
+def test_a_stranger_at_the_port_is_told_before_anything_is_done(
+    is_manager: bool, wishes: Wishes, expected: str
+) -> None:
+    found = site(holders=("python3 (7) has UDP 0.0.0.0 port 1229",), unit=UnitFacts(is_manager=is_manager))
+    steps = plan(wishes, new_choice(), found)
+    assert states(steps)["port"] == expected
+    assert "python3 (7)" in str(next(step for step in steps if step.name == "port"))
+
+
+ELSEWHERE = "/etc/systemd/system/vmfence.service.d/o.conf"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        Start(unit.INSTALL_PATH, "/srv/other.conf", ELSEWHERE),
+        Start(unit.INSTALL_PATH, None, ELSEWHERE, VmfenceError("it is not clear")),
+    ],
+)
+def test_a_drop_in_that_has_another_configuration_run_is_an_obstacle(start: Start) -> None:
+    choice = dataclasses.replace(new_choice(), text=None)
+    steps = plan(Wishes(), choice, site(keys=(GOOD_KEY,), unit=installed(choice.settings, start=start)))
+    step = next(step for step in steps if step.name == "service")
+    assert step.state is State.FAILED and ELSEWHERE in step.why and "daemon-reload" in step.why
+
+
+def test_a_drop_in_that_has_ours_run_is_left_alone() -> None:
+    choice = dataclasses.replace(choose(Wishes(), land(ONE, config_path="/srv/a.conf")), text=None)
+    start = Start(unit.INSTALL_PATH, "/srv/a.conf", ELSEWHERE)
+    found = site(keys=(GOOD_KEY,), unit=installed(choice.settings, start=start), is_found_unnamed=False)
+    assert states(plan(Wishes(), choice, found))["service"] == "unchanged"
+
+
+def test_what_the_unit_names_it_goes_on_naming() -> None:
+    choice = dataclasses.replace(new_choice(), text=None)
+    path = choice.settings.path
+    text = unit.render(unit.shipped_text(), PROGRAM, path)
+    facts = installed(choice.settings, start=Start(unit.INSTALL_PATH, path), text=text)
+    assert states(plan(Wishes(), choice, site(keys=(GOOD_KEY,), unit=facts)))["service"] == "unchanged"
+
+
+def test_a_configuration_that_the_service_cannot_see_is_refused_beforehand() -> None:
+    choice = choose(Wishes(), land(ONE, config_path="/tmp/x.conf"))
+    with pytest.raises(VmfenceError, match="the service cannot read /tmp/x.conf"):
+        plan(Wishes(), choice, site(is_found_unnamed=False))
 
 
 def test_a_masked_service_says_how_to_unmask_it() -> None:
@@ -439,7 +491,8 @@ def test_no_step_is_silent_about_being_left_out() -> None:
 
 def test_without_systemd_the_command_is_given_whole() -> None:
     choice = choose(Wishes(), land(ONE, config_path="/srv/my own.conf"))
-    step = next(s for s in plan(Wishes(), choice, site(unit=UnitFacts())) if s.name == "service")
+    found = site(unit=UnitFacts(), is_found_unnamed=False)
+    step = next(s for s in plan(Wishes(), choice, found) if s.name == "service")
     assert step.commands == ("/opt/bin/vmfence host daemon --wait-for-init --config '/srv/my own.conf'",)
 
 

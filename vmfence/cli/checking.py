@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, TypeVar
 
@@ -17,12 +18,13 @@ from vmfence.cli import consent
 from vmfence.cli.output import printable
 from vmfence.diagnose import Outcome, Report
 from vmfence.errors import UsageError
-from vmfence.findings import Check, Fault, Finding, NotAsked, Severity
+from vmfence.findings import Check, Fault, Finding, Severity, is_unknown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 ALL = "all"
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red", "unknown": "magenta"}
 _WORD_WIDTH = max(map(len, _COLOURS))
+_REASONS_SHOWN_MAX = 2
 _INDENT = " " * (_WORD_WIDTH + 2)
 
 
@@ -32,7 +34,12 @@ def check_options(command: Command) -> Command:
         click.option("--explain", "code", metavar="CODE", help="Tell what a code means, and end; all: list the codes."),
         click.option("--skip", metavar="CODE", multiple=True, help="Not this check. Several: again."),
         click.option("--only", metavar="CODE", multiple=True, help="Only this check. Several: again."),
-        click.option("-q", "--quiet", is_flag=True, help="Show only warnings, errors and what is not judged."),
+        click.option(
+            "-q",
+            "--quiet",
+            is_flag=True,
+            help="Show only warnings, errors, and why something is not judged.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="As JSON."),
         click.option("--strict", is_flag=True, help="A warning, or a check that is not judged, is a failure too."),
     ):
@@ -86,7 +93,8 @@ def find(checks: Sequence[Check], code: str) -> Check:
     """Return the check of that code.  Raises UsageError, with the nearest code."""
     by_code = {check.code: check for check in checks}
     if code not in by_code:
-        nearest = difflib.get_close_matches(code, by_code, 1)
+        prefix = code.partition("-")[0] + "-"  # host-, guest- or cluster-: long words behind it must not outweigh it
+        nearest = difflib.get_close_matches(code, [one for one in by_code if one.startswith(prefix)] or by_code, 1)
         remedy = f"did you mean {nearest[0]}?" if nearest else "all codes: --explain all"
         raise UsageError(f"there is no check {code!r}", "", remedy)
     return by_code[code]
@@ -110,23 +118,22 @@ def explain(checks: Sequence[Check], code: str) -> None:
 def show(report: Report, quiet: bool, as_json: bool) -> None:
     """Write *report*: one line for each check, and below it what was seen and what to do for each fault."""
     if as_json:
-        click.echo(json.dumps(as_dict(report, Severity.WARNING if quiet else Severity.NOTE), indent=2))
+        click.echo(json.dumps(as_dict(report), indent=2))
         return
     for outcome in report.outcomes:
         for line in _lines(outcome, quiet):
             click.echo(line)
-    if not quiet:
-        click.echo(_summary(report))
+    for line in _unjudged(report) if quiet else [_summary(report)]:
+        click.echo(line)
 
 
-def as_dict(report: Report, least: Severity = Severity.NOTE) -> dict[str, Any]:
-    """Return *report* fit for JSON, with findings from *least* up."""
+def as_dict(report: Report) -> dict[str, Any]:
+    """Return *report* fit for JSON."""
     return {
-        "findings": [one.as_dict() for one in report.findings if one.fault.severity >= least],
+        "findings": [one.as_dict() for one in report.findings],
         "passed": [one.check.code for one in report.outcomes if not one.faults and one.missing is None],
-        "not_judged": [
-            {"code": one.check.code, "because": str(one.missing)} for one in report.outcomes if one.missing is not None
-        ],
+        "not_judged": [{"code": one.check.code, "because": str(one.missing)} for one in report.unjudged],
+        "not_asked": [{"code": one.check.code, "because": str(one.missing)} for one in report.unasked],
         "worst": None if report.worst is None else str(report.worst),
     }
 
@@ -144,13 +151,24 @@ def exit_code(report: Report, strict: bool) -> int:
 def _lines(outcome: Outcome, quiet: bool) -> Iterator[str]:
     check = outcome.check
     if outcome.missing is not None:
-        if not isinstance(outcome.missing, NotAsked):
+        if is_unknown(outcome.missing) and not quiet:
             yield f"{_word('unknown')}  {check.code}: not judged, {printable(outcome.missing.what)}"
     elif not outcome.faults and not quiet:
         yield f"{_word('ok')}  {check.code}: {check.title}"
     for fault in sorted(outcome.faults, key=lambda fault: -fault.severity):
         if not quiet or fault.severity > Severity.NOTE:
             yield from _fault_lines(check.code, fault)
+
+
+def _unjudged(report: Report) -> Iterator[str]:
+    """Yield one line for each reason why checks are not judged, so that they do not hide the errors."""
+    reasons: dict[str, list[str]] = {}
+    for one in report.unjudged:
+        if one.missing is not None:
+            reasons.setdefault(printable(one.missing.what), []).append(one.check.code)
+    for reason, codes in reasons.items():
+        told = f"{codes[0]}: not judged, {reason}" if len(codes) == 1 else f"{len(codes)} checks not judged: {reason}"
+        yield f"{_word('unknown')}  {told}"
 
 
 def _fault_lines(code: str, fault: Fault) -> Iterator[str]:
@@ -171,8 +189,10 @@ def _summary(report: Report) -> str:
     counts = dict.fromkeys(reversed(Severity), 0)
     for finding in report.findings:
         counts[finding.fault.severity] += 1
-    unjudged = [one.missing for one in report.outcomes if one.missing is not None]
-    left_out = next((f" ({one.what})" for one in unjudged if isinstance(one, NotAsked)), "")
+    reasons = Counter(one.missing.what for one in report.unasked if one.missing is not None)
+    why = "; ".join(reason for reason, _ in reasons.most_common(_REASONS_SHOWN_MAX))
+    more = "; --json tells more" if len(reasons) > _REASONS_SHOWN_MAX else ""
     parts = [f"{number} {severity}{'s' if number != 1 else ''}" for severity, number in counts.items()]
-    parts += [f"{len(unjudged)} not judged{left_out}"] if unjudged else []
+    parts += [f"{len(report.unjudged)} not judged"] if report.unjudged else []
+    parts += [f"{len(report.unasked)} not asked ({printable(why)}{more})"] if report.unasked else []
     return f"{len(report.outcomes)} checks: {', '.join(parts)}"

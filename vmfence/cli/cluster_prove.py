@@ -61,7 +61,9 @@ def prove(
     host and coming back into the cluster. A reboot that the host is too fast or too busy to show is no proof: then the
     node is powered off and on once. The first failure ends it. check tells how old the last proof of a node is.
     """
-    if bool(nodes) == is_all:
+    if is_all and nodes:
+        raise UsageError("--all is every node but this one, and nodes are named too", "", "give one of them")
+    if not is_all and not nodes:
         raise UsageError("say which nodes", "", "name them, or give --all")
     means = Means(Pacemaker(), Pcs.detect())
     surveys = [rehearsals.prepare(node, means) for node in _chosen(nodes, means)]

@@ -14,14 +14,14 @@ from vmfence.cli.output import Output
 from vmfence.config import settings
 from vmfence.config.grammar import Tree, parse
 from vmfence.errors import ConfigError, ConfigErrors, UsageError, VmfenceError
-from vmfence.host import assemble
+from vmfence.host import assemble, config_search
 from vmfence.host import configure as file
 from vmfence.host.choice import left_out
 from vmfence.host.wishes import Wishes
 
 # Every question, in their order: option, placeholder, help.
 _ANSWERS = (
-    ("--listener", "NAME", "multicast, tcp, vsock, serial. Several: give it again, or separate them by blanks."),
+    ("--listener", "NAME", "multicast, tcp, vsock, virtio, serial. Several: give it again, or separate by blanks."),
     ("--address", "ADDRESS", "multicast: the group, IPv4 or IPv6."),
     ("--port", "PORT", "multicast: the UDP port."),
     ("--interface", "NAME", "multicast: the bridge that the guests are attached to; none: what the kernel chooses."),
@@ -109,7 +109,7 @@ def _target(config: str | None, imported: str | None) -> str:
     """Return the file to write: the one named, else the one in use; what is imported is not written over."""
     if config is None and imported is None:
         try:
-            return settings.find(None)
+            return config_search.in_service() or settings.find(None)
         except ConfigError:
             pass  # there is none: it is made
     return os.path.abspath(config or settings.SEARCH_PATHS[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from vmfence.host import process
+from vmfence.host.backends import binding
 from vmfence.host.daemon import Options
 
 
@@ -19,5 +20,6 @@ def daemon(config: str | None, foreground: bool, debug: int | None, wait_for_ini
 
     SIGHUP reads configuration and keys again; SIGTERM finishes what has begun and ends.
     """
+    binding.load()  # without libvirt it can do nothing, and need not wait for it
     process.set_up_log()
     raise click.exceptions.Exit(process.run(Options(config, debug, wait_for_init, pid_file)))

@@ -11,6 +11,7 @@ from vmfence.cli.output import printable, table
 from vmfence.cluster.device import Plan
 from vmfence.cluster.matching import Matching, Pair
 from vmfence.cluster.pcs import command_line
+from vmfence.errors import UsageError
 
 
 class Report:
@@ -27,15 +28,19 @@ class Report:
         self.is_done: bool | None = False
 
     def matched(self, found: Matching) -> Sequence[Pair]:
-        """Show the pairs and return them.  Raises the last of the faults, the others are shown."""
+        """Show the pairs and return them.  Raises the last of the faults, the others are shown.
+
+        The last one decides the exit code: what was spelt wrong comes last, since the rest may follow from it.
+        """
         self._pairs = found.pairs
         if not self._as_json:
             cells = [(one.node, one.guest.name, one.guest.uuid, one.guest_state, one.reason) for one in found.pairs]
             table(("NODE", "GUEST", "UUID", "STATE", "BECAUSE"), cells)
-        for fault in found.faults[:-1]:
+        faults = sorted(found.faults, key=lambda fault: isinstance(fault, UsageError))
+        for fault in faults[:-1]:
             click.echo(f"error: {fault}", err=True)
-        if found.faults:
-            raise found.faults[-1]
+        if faults:
+            raise faults[-1]
         return found.pairs
 
     def planned(self, plan: Plan) -> None:

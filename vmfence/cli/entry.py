@@ -15,6 +15,10 @@ def main() -> int:
         from vmfence.agent.main import main as agent  # late: what Pacemaker starts must not load click
 
         return agent(sys.argv if name in AGENT_NAMES else ["fence_vmfence", *sys.argv[2:]])
-    from vmfence.cli.main import run
+    try:
+        from vmfence.cli.main import run
 
-    return run()
+        return run()
+    except KeyboardInterrupt:  # click tells of those that come later
+        os.write(2, b"error: interrupted.\n")
+        return 1

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from vmfence import diagnose
-from vmfence.cli import checking
+from vmfence.cli import checking, config_choice
 from vmfence.cli.output import Progress
 from vmfence.diagnose import Report
-from vmfence.errors import ConfigNotPermitted
+from vmfence.errors import ConfigNotPermitted, VmfenceError
 from vmfence.host import facts
 from vmfence.host.checks import CHECKS
 from vmfence.host.facts import Facts
@@ -46,6 +46,7 @@ def check(
         checking.explain(CHECKS, code)
         return
     checking.known(CHECKS, *only, *skip)
+    config = _named(config)
     found = gather(config)
     report = diagnose.judge(CHECKS, found, only, skip)
     if fix and checking.mend(report, yes):
@@ -53,6 +54,14 @@ def check(
         report = diagnose.judge(CHECKS, found, only, skip)
     checking.show(report, quiet, as_json)
     ctx.exit(_exit_code(report, strict, found))
+
+
+def _named(config: str | None) -> str | None:
+    """Return the configuration to judge, told where it is not the usual one; None: why there is none is a finding."""
+    try:
+        return config_choice.find(config)
+    except VmfenceError:
+        return None
 
 
 def gather(config: str | None) -> Facts:

@@ -16,15 +16,17 @@ from vmfence.cli.surroundings import Surroundings
 from vmfence.config import values
 from vmfence.config.grammar import Assign, Tree
 from vmfence.config.listeners import CHANNEL, SERIAL_MODES
-from vmfence.config.settings import BACKENDS, KEY_FILE, LISTENERS, MULTICAST_ADDRESSES, PORT, TCP_ADDRESSES
+from vmfence.config.settings import BACKENDS, KEY_FILE, MULTICAST_ADDRESSES, PORT, TCP_ADDRESSES
 from vmfence.config.values import BadValue, Endpoint, nearest
-from vmfence.errors import VmfenceError
+from vmfence.errors import UsageError, VmfenceError
 from vmfence.host import network
 from vmfence.host.backends.inventory import DEFAULT_URI, Inventory
 from vmfence.host.configure import rules_for, section_of, value_of, with_rules, with_value
+from vmfence.host.sections import LISTENERS
 from vmfence.host.wishes import names
 
 NONE, ALL = "none", "all"
+VIRTIO = "virtio"  # as a listener: serial in that mode
 _LISTENERS_TEXT = "Listeners take the requests of fence agents: one, or several separated by blanks."
 _LOOPBACK_TEXT = "only guests with user networking reach a listener on loopback: name an address of their bridge"
 _RULES_TEXT = (
@@ -46,6 +48,7 @@ class Interview:
         self._asker, self._will_write = asker, will_write
         self._before = self._tree = tree
         self._key_file: str | None = None
+        self._is_virtio = False
         self.inventories: list[Inventory] = []
         configured = filter(None, (value_of(tree, f"backends/{name}", "uri") for name in BACKENDS))
         self._host = Surroundings(asker, (*configured, *(asker.given("--uri") or "").split()))
@@ -53,15 +56,15 @@ class Interview:
     def run(self) -> Tree:
         """Ask all questions and return the new configuration.  Raises VmfenceError."""
         self._asker.say(_LISTENERS_TEXT)
-        listeners = self._ask("--listener", "Listener module", "fence_virtd", "listener", "multicast", _listeners)
-        for name in listeners.split():
+        listeners = self._listeners()
+        for name in listeners:
             _QUESTIONS[name](self)
         check = values.choice(*BACKENDS)
         self._backend(self._ask("--backend", "Backend module", "fence_virtd", "backend", "libvirt", check))
-        if "serial" in listeners.split():
-            self._rules(listeners.split())
+        if "serial" in listeners:
+            self._rules(listeners)
         self._asker.finish()
-        if "multicast" in listeners.split():
+        if "multicast" in listeners:
             self._asker.warn(network.doubts(self._value("listeners/multicast", "interface"), self.inventories))
         return self._tree
 
@@ -69,6 +72,15 @@ class Interview:
     def had_rules(self) -> bool:
         """Whether there were access rules before anything was asked: those stay as they are."""
         return section_of(self._before, "groups") is not None
+
+    def _listeners(self) -> list[str]:
+        """Ask for the listeners and return those of the file, where virtio is a mode of serial."""
+        present = self._value("fence_virtd", "listener") or "multicast"
+        words = self._asker.ask("--listener", "Listener module", present, _listeners)
+        self._is_virtio = VIRTIO in words
+        listeners = ["serial" if word == VIRTIO else word for word in words]
+        self._put("fence_virtd", "listener", " ".join(listeners))
+        return listeners
 
     def _multicast(self) -> None:
         place = "listeners/multicast"
@@ -96,10 +108,18 @@ class Interview:
         place = "listeners/serial"
         self._ask("--serial-uri", "Libvirt URI", place, "uri", DEFAULT_URI, self._answering)
         self._ask("--serial-path", "Socket directory", place, "path", NONE, _or_none(values.absolute_path))
-        check = values.choice(*SERIAL_MODES)
-        mode = self._ask("--serial-mode", "Mode (serial, vmchannel or virtio)", place, "mode", "serial", check)
-        if mode == "virtio":
+        if self._serial_mode(place) == VIRTIO:
             self._ask("--serial-channel", "Name of the virtio ports", place, "channel", CHANNEL, values.text)
+
+    def _serial_mode(self, place: str) -> str:
+        """Return the mode of the channels, asked for unless the listener was called virtio."""
+        check = values.choice(*SERIAL_MODES)
+        if not self._is_virtio:
+            return self._ask("--serial-mode", "Mode (serial, vmchannel or virtio)", place, "mode", "serial", check)
+        if self._asker.option("--serial-mode", check) not in (None, VIRTIO):
+            raise UsageError(f"listener {VIRTIO} has the mode of that name", "", "leave --serial-mode out")
+        self._put(place, "mode", VIRTIO)
+        return VIRTIO
 
     def _backend(self, name: str) -> None:
         place = f"backends/{name}"
@@ -247,8 +267,11 @@ _QUESTIONS: dict[str, Callable[[Interview], None]] = {
 }
 
 
-def _listeners(answer: str) -> str:
-    return " ".join(values.choices(answer, LISTENERS))
+def _listeners(answer: str) -> tuple[str, ...]:
+    words = values.choices(answer, LISTENERS)
+    if {"serial", VIRTIO} <= {*words}:
+        raise BadValue("virtio and serial are modes of one listener", "take one of them")
+    return words
 
 
 def _port(answer: str) -> str:

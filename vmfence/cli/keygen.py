@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 
 import click
 
 from vmfence import keyfile
+from vmfence.cli.output import Output, printable
 from vmfence.errors import KeyFileError, UsageError
 
 KEY_FILE = "/etc/cluster/fence_xvm.key"
@@ -29,6 +31,7 @@ def keygen(path: str, size: int, force: bool, check: bool, as_json: bool) -> Non
     is_replaced = force and os.path.lexists(path)
     key = keyfile.read(path) if check else keyfile.create(path, size, force)
     warnings = keyfile.judge(path)
+    output = Output()
     if is_replaced:
         click.echo(
             "the old key stands beside it under a dated name; every guest needs the new one, and the daemon:", err=True
@@ -36,11 +39,16 @@ def keygen(path: str, size: int, force: bool, check: bool, as_json: bool) -> Non
         click.echo("  systemctl reload vmfence", err=True)
     if as_json:
         found = {"path": path, "fingerprint": keyfile.fingerprint(key), "warnings": [str(w) for w in warnings]}
-        click.echo(json.dumps(found, indent=2))
+        output.echo(json.dumps(found, indent=2))
     else:
         # As bytes: a path need not be UTF-8, and the key is there already.
-        click.echo(os.fsencode(f"{path}\nSHA256 {keyfile.fingerprint(key)}"))
+        output.echo(os.fsencode(f"{path}\nSHA256 {keyfile.fingerprint(key)}"))
         for warning in warnings:
             click.echo(f"warning: {warning}", err=True)
+    output.check(f"{'nothing was changed' if check else 'the key was made'}; to see it run: {_shown(path)}")
     if check and keyfile.is_known_weak(key):
         raise KeyFileError(f"the key {path} is as good as none", "it is a known weak one", "make a new one: --force")
+
+
+def _shown(path: str) -> str:
+    return printable(shlex.join(["vmfence", "host", "keygen", "--check", path]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import sys
 from typing import Any
 
 import click
@@ -47,6 +49,19 @@ class LazyGroup(click.Group):
         """Return all names."""
         return sorted(self._table)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that *args* name, and the rest of them.  An unknown one is a usage error, with the nearest
+        name: click suggests none, or since 8.3 in other words."""
+        name = args[0]
+        if name[:1].isalnum() and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
+            nearest = difflib.get_close_matches(name, self._table, 1)
+            path = f"{ctx.command_path} {nearest[0]}" if nearest else ""
+            remedy = f"did you mean {path}?" if nearest else f"the commands are {', '.join(self.list_commands(ctx))}"
+            raise UsageError(f"{ctx.command_path} has no command {name!r}", "", remedy)
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return one command, imported now.  Raises VmfenceError when it needs a package that is not installed."""
         if cmd_name not in self._table:
@@ -55,7 +70,7 @@ class LazyGroup(click.Group):
         try:
             command: click.Command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
-            remedy = "on a host: pip install 'vmfence[host]'"
+            remedy = f"install it with: {sys.executable or 'python3'} -m pip install {error.name}"
             raise VmfenceError(f"the Python package {error.name} is not installed", "", remedy) from error
         for parameter in command.params:
             if parameter.type is click.STRING and parameter.name not in _MAY_BE_EMPTY:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
+from vmfence.cli import config_choice
 from vmfence.cli.output import Progress, printable, table
 from vmfence.config import settings
 from vmfence.config.settings import ListenerSettings, SerialSettings, Settings
@@ -56,7 +57,7 @@ def list_guests(config: str | None, uris: tuple[str, ...], as_json: bool) -> Non
 def _configuration(path: str | None) -> Settings | None:
     """Return the configuration, None when there is none.  Raises ConfigError, ConfigErrors for a faulty one."""
     try:
-        found = settings.find(path)
+        found = config_choice.find(path)
     except ConfigError:
         return None
     return settings.load(found)

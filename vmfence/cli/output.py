@@ -31,7 +31,7 @@ class Output:
     def __init__(self) -> None:
         self._trouble: OSError | None = None
 
-    def echo(self, text: str, nl: bool = True) -> None:
+    def echo(self, text: str | bytes, nl: bool = True) -> None:
         """Write *text*; after the first failure nothing more."""
         if self._trouble is not None:
             return

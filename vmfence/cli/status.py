@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from vmfence.cli import config_choice
 from vmfence.cli.output import printable
 from vmfence.config import settings as configuration
 from vmfence.errors import ConfigNotPermitted, UsageError
@@ -20,6 +21,7 @@ from vmfence.host import history as past
 from vmfence.host.history import Event
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_FORMS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
 _config = click.option("-f", "--config", metavar="FILE", help="The daemon's configuration, if not the usual one.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
@@ -41,7 +43,7 @@ def status(config: str | None, path: str | None, as_json: bool) -> None:
 def _socket(config: str | None) -> str:
     """Return the control socket that the configuration names; who may not read that is served at the usual one."""
     try:
-        return configuration.load(configuration.find(config)).daemon.control_socket
+        return configuration.load(config_choice.find(config)).daemon.control_socket
     except ConfigNotPermitted:
         if config is not None:
             raise
@@ -56,15 +58,20 @@ def _socket(config: str | None) -> str:
 @_as_json
 def history(since: str | None, guest: str | None, follow: bool, config: str | None, as_json: bool) -> None:
     """Show who fenced whom: when, by whom, with what result, how long it took."""
-    folder = configuration.load(configuration.find(config)).daemon.state_dir
+    folder = configuration.load(config_choice.find(config)).daemon.state_dir
     begin = 0.0 if since is None else _moment(since)
+    shown = 0
     try:
         for event in past.follow(folder) if follow else past.read(folder):
             if event.at >= begin and (guest is None or guest == event.guest or guest.lower() == event.uuid):
                 click.echo(json.dumps(asdict(event)) if as_json else printable(_event_line(event)))
+                shown += 1
     except KeyboardInterrupt:
         if not follow:
             raise
+    if not shown:
+        about = (f" of {guest}" if guest is not None else "") + (f" since {_time(begin)}" if since is not None else "")
+        click.echo(printable(f"The history in {folder} has no record{about}."), err=True)
 
 
 def _event_line(event: Event) -> str:
@@ -88,6 +95,7 @@ def _status_lines(found: dict[str, Any]) -> Iterable[str]:
     for hypervisor in found["hypervisors"]:
         state = "answers" if hypervisor["is_answering"] else hypervisor["trouble"]
         yield f"  {hypervisor['uri']}: {state} (connections: {hypervisor['connections']})"
+    yield from _pool_lines(found.get("pool"))
     yield "keys"
     for key in found["keys"]:
         yield f"  {key['owner']}: {key['path']} SHA256 {key['sha256']}"
@@ -106,6 +114,18 @@ def _status_lines(found: dict[str, Any]) -> Iterable[str]:
         yield f"  {_time(reject['at'])} {reject['origin']}: {reject['reason']}"
 
 
+def _pool_lines(pool: dict[str, Any] | None) -> Iterable[str]:
+    if pool is None:
+        return
+    state = pool["trouble"] or f"host {pool['node']}, {'quorate' if pool['is_quorate'] else 'not quorate'}"
+    yield f"pool: {state}"
+    for host in pool["hosts"]:
+        left = "" if host["left_at"] is None else f", seen last {_time(host['left_at'])}"
+        here = host["program"] if host["is_here"] else f"away{left}"
+        guests = "its guests are not known" if host["guests"] is None else f"guests: {host['guests']}"
+        yield f"  {host['node']} {host['name']}: {here}, {guests}"
+
+
 def _time(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
@@ -120,10 +140,10 @@ def _duration(seconds: float) -> str:
 
 def _moment(text: str) -> float:
     """Return the moment meant by *text* in seconds of the wall clock.  Raises UsageError."""
-    ago = re.fullmatch(r"(\d{1,9})([smhdw])", text)
+    ago = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
     if ago:
         return time.time() - int(ago[1]) * _UNITS_S[ago[2]]
-    for form in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d"):
+    for form in _FORMS if text.isascii() else ():
         try:
             return time.mktime(time.strptime(text, form))
         except (ValueError, OverflowError):

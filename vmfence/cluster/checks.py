@@ -52,8 +52,8 @@ READING = (
         "cluster-pcs-unread",
         "pcs",
         "pcs can be run on this node",
-        "add-device, remove-device, fence and prove work through pcs, on the node where they are run. The cluster itself "
-        "fences without it.",
+        "add-device, remove-device, fence and prove work through pcs, on the node where they are run. The cluster "
+        "itself fences without it.",
         WARNING,
     ),
     unread("cluster-node-unread", "node", "this node's name is known", "It is asked with crm_node --name.", WARNING),

@@ -14,7 +14,7 @@ from vmfence.cluster.hostmap import parse_delay_map
 from vmfence.cluster.pcs import command_line
 from vmfence.cluster.properties import Property
 from vmfence.errors import VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked, NotReached
 
 CLUSTER = "cluster"
 _CONCURRENT_SINCE, _POWEROFF_UNTIL, _FENCE_SINCE = (3, 0, 0), (3, 0, 0), (2, 1, 9)
@@ -126,8 +126,7 @@ def _action(facts: Facts) -> Iterator[Fault]:
 
 def _concurrent(facts: Facts) -> Iterator[Fault]:
     nodes = facts.coverage.members
-    is_serial = not properties.is_true(facts.cib, facts.version, "concurrent-fencing")
-    if is_serial and len(nodes) > 2 and facts.version < _CONCURRENT_SINCE:
+    if _is_serial(facts) and len(nodes) > 2:
         _, is_set, _ = properties.effective(facts.cib, facts.version, "concurrent-fencing")
         yield Fault(
             WARNING if is_set else NOTE,
@@ -136,6 +135,17 @@ def _concurrent(facts: Facts) -> Iterator[Fault]:
             f"{_value(facts, 'concurrent-fencing')[1]}; members: {len(nodes)}",
             set_property(facts, "concurrent-fencing", "true"),
         )
+
+
+def _is_serial(facts: Facts) -> bool:
+    """Whether nodes are fenced one after another; Pacemaker 3 does that no more, whatever the property says."""
+    is_set = properties.is_true(facts.cib, facts.version, "concurrent-fencing")
+    return not is_set and facts.version < _CONCURRENT_SINCE
+
+
+def _never_several(facts: Facts) -> VmfenceError | None:
+    is_so = _is_serial(facts) and len(facts.coverage.members) <= 2
+    return NotAsked("of two nodes one is fenced at most") if is_so else None
 
 
 def _watchdog(facts: Facts) -> Iterator[Fault]:
@@ -154,6 +164,15 @@ def _watchdog(facts: Facts) -> Iterator[Fault]:
         seen = f"{evidence}; SBD_WATCHDOG_TIMEOUT={facts.watchdog_s:g} s"
         longer = set_property(facts, "stonith-watchdog-timeout", f"{2 * facts.watchdog_s:g}s")
         yield Fault(ERROR, CLUSTER, message, seen, longer)
+
+
+def _no_watchdog(facts: Facts) -> VmfenceError | None:
+    value, evidence = _value(facts, "stonith-watchdog-timeout")
+    try:
+        is_used = bool(parse_duration(value.lstrip("-")))
+    except VmfenceError:
+        return NotReached(f"{evidence} is no duration")
+    return None if is_used else NotAsked("watchdog fencing is not configured")
 
 
 def _maintenance(facts: Facts) -> Iterator[Fault]:
@@ -180,6 +199,12 @@ def _priority(facts: Facts) -> Iterator[Fault]:
                 f"priority-fencing-delay={priority_s:g} s, less than twice the {longest_s:g} s of the device",
                 set_property(facts, "priority-fencing-delay", f"{2 * longest_s:g}s"),
             )
+
+
+def _no_priority(facts: Facts) -> VmfenceError | None:
+    if properties.seconds(facts.cib, facts.version, "priority-fencing-delay"):
+        return None
+    return NotAsked("priority-fencing-delay is not set")
 
 
 def _conditional(facts: Facts) -> Iterator[Fault]:
@@ -236,6 +261,7 @@ CHECKS = (
         twice as long.""",
         _watchdog,
         (*_NEEDS, "watchdog_s"),
+        doubt=_no_watchdog,
     ),
     Check(
         "cluster-maintenance-mode",
@@ -280,6 +306,7 @@ CHECKS = (
         the last ones wait until all others are done, with their timeouts.""",
         _concurrent,
         _NEEDS,
+        doubt=_never_several,
     ),
     Check(
         "cluster-priority-delay",
@@ -288,6 +315,7 @@ CHECKS = (
         longest pcmk_delay_base or pcmk_delay_max.""",
         _priority,
         _NEEDS,
+        doubt=_no_priority,
     ),
     Check(
         "cluster-conditional-values",

@@ -116,7 +116,7 @@ class _Matcher:
     def match(self) -> Matching:
         for node in self._strangers:
             known = f"the nodes are {_listed(self._nodes)}"
-            self._faults[node] = VmfenceError(f"--map names {node!r}, which is no node to map", known, "mend --map")
+            self._faults[node] = UsageError(f"--map names {node!r}, which is no node to map", known, "mend --map")
         self._take_given()
         self._take_own()
         proven = {one.guest for one in self._pairs.values()}
@@ -143,7 +143,7 @@ class _Matcher:
                 self._faults[node] = VmfenceError(f"the name {wanted!r} fits several guests", _shown(found), remedy)
             else:
                 why = f"it shows {_shown(self._guests)}"
-                self._faults[node] = VmfenceError(f"the host shows no guest {wanted!r}", why, f"mend --map {node}:...")
+                self._faults[node] = UsageError(f"the host shows no guest {wanted!r}", why, f"mend --map {node}:...")
 
     def _take_own(self) -> None:
         """Take the guest whose UUID this machine has; that it contradicts what was given is found at the end."""

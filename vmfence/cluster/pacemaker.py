@@ -18,7 +18,7 @@ from vmfence.cluster import cib, fencer, status
 from vmfence.cluster.cib import Cib
 from vmfence.cluster.fencer import AgentMetadata, FencingEvent
 from vmfence.cluster.status import Status
-from vmfence.errors import ClusterUnreachable, CommandError, NotPermitted, ToolMissing, VmfenceError
+from vmfence.errors import ClusterUnreachable, CommandError, NotPermitted, ToolMissing, UsageError, VmfenceError
 
 DEADLINE_S = 10.0
 METADATA_S = 25.0
@@ -77,7 +77,7 @@ class Pacemaker:
         return self._names(["stonith_admin", "--list-installed"], "the list of agents")
 
     def agent_metadata(self, agent: str) -> AgentMetadata:
-        """Return what *agent* says of itself, through Pacemaker.  Raises VmfenceError when there is no such agent."""
+        """Return what *agent* says of itself, through Pacemaker.  Raises UsageError when there is no such agent."""
         argv = ["stonith_admin", "--metadata", f"--agent={agent}"]
         try:
             text = self._xml_or_text(argv, METADATA_S)
@@ -172,8 +172,8 @@ def _last(said: str) -> str:
     return lines[-1].strip() if lines else "it does not say why"
 
 
-def _no_agent(agent: str) -> VmfenceError:
-    return VmfenceError(
+def _no_agent(agent: str) -> UsageError:
+    return UsageError(
         f"there is no usable fence agent {agent!r}",
         "Pacemaker on this node does not find it, or gets no metadata from it",
         "vmfence cluster agents lists those that there are",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from vmfence.cluster.cib import Cib, Device, Level
 from vmfence.cluster.coverage import Coverage
-from vmfence.errors import VmfenceError
+from vmfence.errors import UsageError
 
 Version = tuple[int, ...]
 Fencer = Mapping[str, tuple[str, ...]]
@@ -25,7 +25,7 @@ def loss_of(name: str, cib: Cib, version: Version, fencer: Fencer) -> Loss:
     """Return what the cluster loses with the device *name*.
 
     *fencer*: node -> devices that the running fencer would use for it; it decides about devices that name no nodes
-    themselves, and without it those fence none.  Raises VmfenceError when there is no such device.
+    themselves, and without it those fence none.  Raises UsageError when there is no such device.
     """
     require_device(name, cib)
     now = Coverage(cib, version)
@@ -41,11 +41,11 @@ def loss_of(name: str, cib: Cib, version: Version, fencer: Fencer) -> Loss:
 
 
 def require_device(name: str, cib: Cib) -> Device:
-    """Return the device of that name.  Raises VmfenceError, with the names that there are."""
+    """Return the device of that name.  Raises UsageError, with the names that there are."""
     device = cib.device(name)
     if device is None:
         known = ", ".join(one.id for one in cib.devices) or "none at all"
-        raise VmfenceError(f"there is no device {name!r}", f"the cluster has {known}")
+        raise UsageError(f"there is no device {name!r}", f"the cluster has {known}")
     return device
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from vmfence.errors import KeyFileError, VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked, unread
+from vmfence.guest import progress
 from vmfence.guest.facts import Facts
-from vmfence.guest.trial import Trial
 from vmfence.protocol.auth import Hash
 
 
@@ -82,7 +82,7 @@ def _port(facts: Facts) -> Iterator[Fault]:
 
 
 def _firewall(facts: Facts) -> Iterator[Fault]:
-    if _was_called(facts.trial):
+    if progress.was_called(facts.trial):
         return  # what came in is not stopped, whatever the rules look like
     opening = f"TCP {facts.inquiry.port if facts.inquiry.callback_port is None else facts.inquiry.callback_port}"
     message = "this machine's firewall stops the host's call-back"
@@ -97,7 +97,7 @@ def _firewall(facts: Facts) -> Iterator[Fault]:
 
 
 def _firewall_later(facts: Facts) -> Iterator[Fault]:
-    if _was_called(facts.trial) and facts.trial.port == facts.trial.wanted_port:
+    if progress.was_called(facts.trial) and facts.trial.port == facts.trial.wanted_port:
         for command in facts.firewall.commands:
             if "--permanent" in command:
                 message = "the call-back port is open now, and will not be after firewalld's next reload"
@@ -108,14 +108,9 @@ def _firewall_later(facts: Facts) -> Iterator[Fault]:
 def _firewall_unread(facts: Facts) -> Iterator[Fault]:
     error: object = facts.firewall
     doubts = [_text(error)] if isinstance(error, VmfenceError) else facts.firewall.doubts
-    if not _was_called(facts.trial):
+    if not progress.was_called(facts.trial):
         for doubt in doubts:
             yield Fault(NOTE, "firewall", "it cannot be seen whether it stops the host's call-back", doubt)
-
-
-def _was_called(trial: Trial | VmfenceError) -> bool:
-    """Whether a host's call-back came in from outside this machine."""
-    return isinstance(trial, Trial) and any(not call.peer.startswith("127.") for call in trial.calls)
 
 
 def _text(error: VmfenceError) -> str:
@@ -144,6 +139,7 @@ CHECKS = (
         "requests are signed, and both sides prove the key",
         "With hash none requests carry no signature, with auth none nobody proves anything.",
         _unsigned,
+        doubt=progress.unless_signed,
     ),
     unread(
         "guest-addresses-unread",
@@ -164,6 +160,7 @@ CHECKS = (
         "Every address is offered to the host. One that it cannot reach costs it seconds before it tries the next.",
         _addresses,
         needs=("addresses",),
+        doubt=progress.unless_callable,
     ),
     Check(
         "guest-link",
@@ -171,6 +168,7 @@ CHECKS = (
         "An interface of a guest can be down here, or its link cut on the host.",
         _link,
         needs=("addresses",),
+        doubt=progress.unless_callable,
     ),
     Check(
         "guest-port-taken",
@@ -179,6 +177,7 @@ CHECKS = (
         "port; fence_xvm cannot, and fails. A fence agent that runs at this moment is no fault.",
         _port,
         needs=("trial",),
+        doubt=progress.unless_port_wanted,
     ),
     Check(
         "guest-firewall",
@@ -187,6 +186,7 @@ CHECKS = (
         "needed on the host. Nothing is said of rules through which a call-back has just come in.",
         _firewall,
         needs=("firewall",),
+        doubt=progress.unless_admitted,
     ),
     Check(
         "guest-firewall-later",
@@ -194,6 +194,7 @@ CHECKS = (
         "firewalld keeps what holds now apart from what holds after its next start.",
         _firewall_later,
         needs=("firewall", "trial"),
+        doubt=progress.unless_kept,
     ),
     Check(
         "guest-firewall-unread",
@@ -201,5 +202,6 @@ CHECKS = (
         "It is read with firewall-cmd, nft and iptables-save, which needs root.",
         _firewall_unread,
         reads="firewall",
+        doubt=progress.unless_read,
     ),
 )

@@ -12,13 +12,22 @@ from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked
 from vmfence.guest.dissection import Call, End, Stage
 from vmfence.guest.facts import Facts
+from vmfence.guest.progress import (
+    FAILED,
+    WEAK,
+    Step,
+    unless,
+    unless_agreed,
+    unless_called_back,
+    unless_connected,
+    unless_dissected,
+    unless_proven,
+)
 from vmfence.guest.trial import Trial
 from vmfence.protocol.auth import Hash
 from vmfence.protocol.reply import Code
 
 _ON_HOST = "on the host: vmfence host check"
-# What our daemon says of a packet whose hash is weaker than it demands, and of one that it could not carry out.
-_WEAK, _FAILED = "weak hash", "failed"
 
 
 def _untried(facts: Facts) -> Iterator[Fault]:
@@ -130,7 +139,7 @@ def _unproven(facts: Facts, call: Call) -> Iterator[Fault]:
 
 def _refused(facts: Facts, call: Call) -> Iterator[Fault]:
     reason = call.reason
-    if reason is not None and reason.what not in (_WEAK, _FAILED):
+    if reason is not None and reason.what not in (WEAK, FAILED):
         yield Fault(ERROR, call.peer, f"the host refuses our request: {reason.what}", reason.why, reason.remedy)
     elif call.end is End.CLOSED and not call.host_auth:
         step = "after our proof of the key" if call.stage > Stage.CONNECTED else "instead of proving the key"
@@ -141,7 +150,7 @@ def _refused(facts: Facts, call: Call) -> Iterator[Fault]:
 def _hash_weak(facts: Facts) -> Iterator[Fault]:
     trial = facts.trial
     ours = facts.inquiry.hash_name
-    told = [call for call in trial.answers if call.reason is not None and call.reason.what == _WEAK]
+    told = [call for call in trial.answers if call.reason is not None and call.reason.what == WEAK]
     is_harder = Hash.named(trial.hash_name) is not Hash.named(ours) and bool(trial.calls or trial.knocks)
     if is_harder and not told:
         message = f"the host does not hear requests signed with {ours}, and hears {trial.hash_name}"
@@ -164,7 +173,7 @@ def _unanswered(facts: Facts, call: Call) -> Iterator[Fault]:
 
 
 def _failed(facts: Facts, call: Call) -> Iterator[Fault]:
-    is_told = call.reason is not None and call.reason.what != _FAILED
+    is_told = call.reason is not None and call.reason.what != FAILED
     if call.end is End.ANSWERED and not is_told:
         why = call.reason.why if call.reason is not None else f"it answered {call.code}"
         yield Fault(ERROR, call.peer, "the host hears us, and says that it cannot fence", why, _ON_HOST)
@@ -234,6 +243,7 @@ CHECKS = (
         "By multicast one copy leaves from every address. No multicast route is needed for that.",
         _unsent,
         needs=("trial",),
+        doubt=unless_called_back(Step.SENT),
     ),
     Check(
         "guest-unreachable",
@@ -241,6 +251,7 @@ CHECKS = (
         "By TCP and vsock this machine connects to the daemon; serial lines and channels lead to it.",
         _unreachable,
         needs=("trial",),
+        doubt=unless_connected,
     ),
     Check(
         "guest-not-heard",
@@ -250,6 +261,7 @@ CHECKS = (
         "the request is also made with stronger hashes.",
         _unheard,
         needs=("trial",),
+        doubt=unless_called_back(Step.HEARD),
     ),
     Check(
         "guest-call-back-blocked",
@@ -258,6 +270,7 @@ CHECKS = (
         "connection came of it.",
         _blocked,
         needs=("trial",),
+        doubt=unless_called_back(Step.CONNECTED),
     ),
     Check(
         "guest-hash-weak",
@@ -266,6 +279,7 @@ CHECKS = (
         "the key; of others it is known by trying stronger ones.",
         _hash_weak,
         needs=("trial",),
+        doubt=unless_dissected(Step.ANSWERED),
     ),
     Check(
         "guest-auth-differs",
@@ -274,6 +288,7 @@ CHECKS = (
         "this side cannot read.",
         _failing(_auth_differs),
         needs=("trial",),
+        doubt=unless_agreed,
     ),
     Check(
         "guest-host-unproven",
@@ -281,6 +296,7 @@ CHECKS = (
         "Its answer to our challenge is made with the key. A wrong one means another key.",
         _failing(_unproven),
         needs=("trial",),
+        doubt=unless_proven,
     ),
     Check(
         "guest-refused",
@@ -288,6 +304,7 @@ CHECKS = (
         "Daemons of vmfence tell the reason to who has proven the key; others only close the connection.",
         _failing(_refused),
         needs=("trial",),
+        doubt=unless(Step.ANSWERED),
     ),
     Check(
         "guest-not-answered",
@@ -295,6 +312,7 @@ CHECKS = (
         "After both proofs the daemon asks its hypervisor. When libvirt hangs it cannot answer in time.",
         _failing(_unanswered),
         needs=("trial",),
+        doubt=unless(Step.ANSWERED),
     ),
     Check(
         "guest-failed",
@@ -303,6 +321,7 @@ CHECKS = (
         "reach it; fence_virtd does not ask.",
         _failing(_failed),
         needs=("trial",),
+        doubt=unless(Step.WORKS),
     ),
     Check(
         "guest-one-host-failed",
@@ -310,6 +329,7 @@ CHECKS = (
         "Of several hosts the fastest answer counts, also when it is a failure.",
         _partly,
         needs=("trial",),
+        doubt=unless_called_back(Step.WORKS),
     ),
     Check(
         "guest-hosts-unread",

@@ -13,7 +13,7 @@ from vmfence import keyfile
 from vmfence.client.addresses import local_addresses
 from vmfence.client.multicast import family_of
 from vmfence.errors import KeyFileError, VmfenceError
-from vmfence.findings import NotAsked
+from vmfence.findings import NotAsked, NotReached
 from vmfence.guest import answers, trial
 from vmfence.guest.answers import HostAnswer
 from vmfence.guest.guests import Inquiry
@@ -109,11 +109,11 @@ def read_key(inquiry: Inquiry) -> KeyFacts:
 
 
 def run_trial(inquiry: Inquiry, limit_s: float) -> Trial:
-    """Put the question.  Raises UsageError, ListenError; NotAsked without the key, which is told as such."""
+    """Put the question.  Raises UsageError, ListenError; NotReached without the key, which is told as such."""
     try:
         return trial.run(inquiry, limit_s)
     except KeyFileError as error:
-        raise NotAsked("no host was asked, for lack of the key") from error
+        raise NotReached("no host was asked, for lack of the key") from error
 
 
 def read_addresses(inquiry: Inquiry) -> tuple[Address, ...]:
@@ -136,7 +136,7 @@ def read_firewall(inquiry: Inquiry) -> Firewall:
 
 
 def _no_hosts() -> tuple[HostAnswer, ...]:
-    raise NotAsked("no host answers")
+    raise NotReached("no host answers")
 
 
 def _address(text: str, index: int) -> Address:

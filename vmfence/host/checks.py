@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from vmfence.findings import NOTE, WARNING, Check, unread
-from vmfence.host import checks_daemon, checks_exchange, checks_firewall, checks_guests, checks_network, checks_setup
+from vmfence.host import (
+    checks_daemon,
+    checks_exchange,
+    checks_firewall,
+    checks_guests,
+    checks_network,
+    checks_setup,
+    scope,
+)
 
 READING = (
     unread(
@@ -25,6 +33,7 @@ READING = (
         "systemd tells how the service stands",
         "It is asked with systemctl, where systemd runs.",
         WARNING,
+        scope.read_unit,
     ),
     unread(
         "host-selinux-unread",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from vmfence.config.settings import MulticastSettings, TcpSettings
 from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
-from vmfence.host import checks_setup, ground, unit
+from vmfence.host import checks_setup, ground, scope, unit
 from vmfence.host.facts import Facts
 from vmfence.host.kernel import Holder
 
@@ -169,6 +169,7 @@ SECOND = Check(
     one wins. Sockets are looked up in /proc; only root sees whose they are.""",
     _second,
     ("settings", "holders"),
+    doubt=scope.ports,
 )
 DAEMON = (
     Check(
@@ -203,6 +204,7 @@ CHECKS = (
         request.""",
         _hypervisor,
         ("status", "libvirt"),
+        doubt=scope.reached_libvirt,
     ),
     Check(
         "host-callback",
@@ -212,6 +214,7 @@ CHECKS = (
         minutes.""",
         _uncalled,
         ("settings", "status"),
+        doubt=scope.multicast,
     ),
     Check(
         "host-rejected",
@@ -235,6 +238,7 @@ CHECKS = (
         """One that was started by hand has no watchdog and is not started again when it ends.""",
         _beside,
         ("unit", "status"),
+        doubt=scope.service,
     ),
     Check(
         "host-rival-at-boot",
@@ -242,5 +246,6 @@ CHECKS = (
         """It would take the port that the daemon needs, or the other way round.""",
         _rival_at_boot,
         ("unit",),
+        doubt=scope.manager,
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
+from vmfence.host import scope
 from vmfence.host.checks_firewall import ipv4_interfaces
 from vmfence.host.facts import Facts
 from vmfence.host.probe import Probe
@@ -75,6 +76,7 @@ CHECKS = (
         answer.""",
         _several,
         ("heard",),
+        doubt=scope.probes,
     ),
     Check(
         "host-unanswered",
@@ -84,6 +86,7 @@ CHECKS = (
         ports of the bridge.""",
         _unanswered,
         ("serving", "probes"),
+        doubt=scope.probes,
     ),
     Check(
         "host-snooping",
@@ -93,5 +96,6 @@ CHECKS = (
         request came through.""",
         _snooping,
         ("settings", "network", "probes"),
+        doubt=scope.snooping,
     ),
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from vmfence.config.settings import TcpSettings
 from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, Severity
-from vmfence.host import checks_daemon, kernel, network
+from vmfence.host import checks_daemon, kernel, network, scope
 from vmfence.host.facts import Facts
 from vmfence.packetfilter.rules import Opening
 
@@ -110,6 +110,7 @@ CHECKS = (
         as one that may stop requests, unless a request of this host came through.""",
         _firewall,
         ("settings", "firewall"),
+        doubt=scope.rules,
     ),
     Check(
         "host-firewall-back",
@@ -119,13 +120,15 @@ CHECKS = (
         has failed.""",
         _way_back,
         ("settings", "way_back"),
+        doubt=scope.multicast,
     ),
     Check(
         "host-firewall-unseen",
         "all rules of the firewall can be read",
         """Rules are read by firewall-cmd, nft and iptables-save, as root.""",
         _firewall_unseen,
-        ("firewall",),
+        ("settings", "firewall"),
+        doubt=scope.network_listeners,
     ),
     Check(
         "host-rp-filter",
@@ -135,6 +138,7 @@ CHECKS = (
         compared with the bridge's own networks and with the neighbours seen there.""",
         _filtered,
         ("settings", "network"),
+        doubt=scope.links,
     ),
     Check(
         "host-route-astray",
@@ -143,5 +147,6 @@ CHECKS = (
         five seconds, in vain. A guest with several addresses asks from each of them.""",
         _routed_elsewhere,
         ("settings", "network"),
+        doubt=scope.links,
     ),
 )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from vmfence.config.settings import MulticastSettings, TcpSettings
 from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
-from vmfence.host import choice, hidden, network
+from vmfence.host import choice, hidden, network, scope
 from vmfence.host.facts import LIBVIRT_S, Facts
 from vmfence.policy import Group
 from vmfence.protocol.request import DOMAIN_BYTES_MAX
@@ -170,6 +170,7 @@ CHECKS = (
         channels work without any network.""",
         _macvtap,
         ("settings", "answering"),
+        doubt=scope.network_guests,
     ),
     Check(
         "host-network-down",
@@ -177,6 +178,7 @@ CHECKS = (
         """A libvirt network that is not started has no bridge, so its guests cannot be started, or ask.""",
         _network_down,
         ("settings", "answering", "interfaces"),
+        doubt=scope.guests,
     ),
     Check(
         "host-name-long",
@@ -184,6 +186,7 @@ CHECKS = (
         """A request has room for 63 bytes of a guest's name. Longer ones are refused or cut; the UUID always fits.""",
         _long,
         ("answering",),
+        doubt=scope.guests,
     ),
     Check(
         "host-target-unknown",
@@ -191,6 +194,7 @@ CHECKS = (
         """A slip in the name or UUID of a group makes the rule void: its guest cannot be fenced when it matters.""",
         _targets,
         ("settings", "complete"),
+        doubt=scope.access_rules,
     ),
     Check(
         "host-guest-denied",
@@ -199,5 +203,6 @@ CHECKS = (
         group.""",
         _denied,
         ("settings", "answering"),
+        doubt=scope.listed_guests,
     ),
 )

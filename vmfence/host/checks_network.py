@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from vmfence.config.settings import MulticastSettings, TcpSettings
 from vmfence.errors import ListenError, VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
-from vmfence.host import network
+from vmfence.host import network, scope
 from vmfence.host.facts import Facts
 from vmfence.host.network import Bridge
 
@@ -97,7 +97,7 @@ def _address(facts: Facts) -> Iterator[Fault]:
     for one in facts.settings.listeners:
         if not isinstance(one, TcpSettings):
             continue
-        if one.address in ("127.0.0.1", "::1"):
+        if one.address in scope.LOOPBACK:
             bridges = _guests_of(facts, with_guests=True)
             is_only = len(facts.settings.listeners) == 1
             if bridges:
@@ -127,6 +127,7 @@ INTERFACE = (
         there is the bridge's.""",
         _interface,
         ("settings", "interfaces"),
+        doubt=scope.named_interfaces,
     ),
     Check(
         "host-interface-down",
@@ -134,6 +135,7 @@ INTERFACE = (
         """A bridge that is down forwards nothing between host and guests.""",
         _interface_down,
         ("settings", "interfaces"),
+        doubt=scope.found_interfaces,
     ),
     Check(
         "host-multicast-route",
@@ -141,6 +143,7 @@ INTERFACE = (
         """Where no interface is set the kernel joins the group on that of the route to it; without any it refuses.""",
         _no_route,
         ("settings", "network"),
+        doubt=scope.no_interface,
     ),
     Check(
         "host-bridge-unheard",
@@ -149,6 +152,7 @@ INTERFACE = (
         through its networks. Guests that are no cluster nodes need not be heard; they can be fenced all the same.""",
         _unheard,
         ("settings", "answering", "interfaces"),
+        doubt=scope.bridges,
     ),
     Check(
         "host-address-loopback",
@@ -157,6 +161,7 @@ INTERFACE = (
         networking.""",
         _address,
         ("settings",),
+        doubt=scope.tcp,
     ),
 )
 UNSET = Check(
@@ -166,6 +171,7 @@ UNSET = Check(
     more.""",
     _interface_unset,
     ("settings", "network"),
+    doubt=scope.multicast,
 )
 GROUP = Check(
     "host-group",
@@ -174,4 +180,5 @@ GROUP = Check(
     open as if nothing were. Our daemon joins again by itself. Memberships are read from /proc/net/igmp.""",
     _group,
     ("settings", "network", "interfaces", "status"),
+    doubt=scope.group_interfaces,
 )

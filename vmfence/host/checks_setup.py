@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from vmfence.config.settings import SerialSettings
 from vmfence.errors import ConfigErrors, ConfigNotPermitted, VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
-from vmfence.host import unit
+from vmfence.host import scope, unit
 from vmfence.host.facts import Facts
 from vmfence.protocol.auth import Hash
 
@@ -155,6 +155,7 @@ KEYS = (
         without one by itself. vmfence host setup makes it; then every guest needs the same file.""",
         _key_missing,
         ("keys",),
+        doubt=scope.keys,
     ),
     Check(
         "host-key-unusable",
@@ -162,6 +163,7 @@ KEYS = (
         """A key is a regular file of 16 bytes or more that nobody but its owner and group may read.""",
         _key_unusable,
         ("keys",),
+        doubt=scope.present_keys,
     ),
     Check(
         "host-key-weak",
@@ -170,6 +172,7 @@ KEYS = (
         every guest needs it too.""",
         _key_weak,
         ("keys",),
+        doubt=scope.usable_keys,
     ),
 )
 KEY_IN_USE = Check(
@@ -179,6 +182,7 @@ KEY_IN_USE = Check(
     the new one are refused, in silence as far as they can see.""",
     _key_stale,
     ("keys", "status"),
+    doubt=scope.usable_keys,
 )
 CHECKS = (
     Check(
@@ -187,6 +191,7 @@ CHECKS = (
         """hash and auth say what is asked of a request. With none for either, no proof or half of it is enough.""",
         _open,
         ("settings",),
+        doubt=scope.network_access,
     ),
     Check(
         "host-access-open",
@@ -203,6 +208,7 @@ CHECKS = (
         A key that was copied from elsewhere keeps the label of that place.""",
         _selinux,
         ("selinux",),
+        doubt=scope.selinux,
     ),
     Check(
         "host-clock",
@@ -210,5 +216,6 @@ CHECKS = (
         """History, logs and the age of requests go by this clock.""",
         _clock,
         ("clock",),
+        doubt=scope.clock,
     ),
 )

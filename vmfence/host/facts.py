@@ -13,8 +13,20 @@ from vmfence import proc
 from vmfence.config import settings as configuration
 from vmfence.config.settings import SEARCH_PATHS, MulticastSettings, Settings, TcpSettings
 from vmfence.errors import NotPermitted, Unreachable, VmfenceError
-from vmfence.findings import NotAsked
-from vmfence.host import assemble, control, ground, hidden, kernel, network, openings, probe, selinux, unit
+from vmfence.findings import NotAsked, NotReached
+from vmfence.host import (
+    assemble,
+    config_search,
+    control,
+    ground,
+    hidden,
+    kernel,
+    network,
+    openings,
+    probe,
+    selinux,
+    unit,
+)
 from vmfence.host.backends import inventory
 from vmfence.host.backends.inventory import GuestFacts, Inventory
 from vmfence.host.ground import KeyFacts
@@ -145,7 +157,7 @@ class Facts:
 
 def load(config: str | None) -> Gatherers:
     """Return what is read first: the configuration, on which most of the rest depends."""
-    return {"settings": lambda: configuration.load(configuration.find(config))}
+    return {"settings": lambda: configuration.load(config_search.find(config).path)}
 
 
 def everything(settings: Settings | VmfenceError) -> Gatherers:
@@ -157,7 +169,7 @@ def everything(settings: Settings | VmfenceError) -> Gatherers:
         "unit": unit.look,
     }
     if isinstance(settings, VmfenceError):
-        error = NotAsked("the configuration cannot be read")
+        error = NotReached("the configuration cannot be read")
         names = (
             "accepted",
             "keys",
@@ -196,10 +208,10 @@ def complete(config: str | None, gathered: Mapping[str, Any]) -> Facts:
 
 
 def accept(settings: Settings) -> bool:
-    """Return True when the daemon would take *settings* with their keys.  Raises VmfenceError, NotAsked."""
+    """Return True when the daemon would take *settings* with their keys.  Raises VmfenceError, NotReached."""
     keys = read_keys(settings)
     if not all(key.exists and key.fault is None for key in keys):
-        raise NotAsked("a key cannot be used")
+        raise NotReached("a key cannot be used")
     assemble.read_plan(settings)
     return True
 

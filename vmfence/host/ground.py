@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 
 from vmfence import keyfile
 from vmfence.config import settings as configuration
-from vmfence.config.settings import CONTROL_SOCKET, SEARCH_PATHS, ListenerSettings, Settings
+from vmfence.config.settings import SEARCH_PATHS, MulticastSettings, Settings, TcpSettings
 from vmfence.errors import KeyFileError, NotPermitted, Unreachable, VmfenceError
-from vmfence.host import channels, configure, control, network, openings, selfcheck, unit
+from vmfence.host import channels, config_search, configure, control, kernel, network, openings, selfcheck, unit
 from vmfence.host.backends import devices, inventory
 from vmfence.host.channels import Stand
 from vmfence.host.unit import UnitFacts
@@ -47,8 +47,9 @@ class Site:
     """What there is around the settings that were chosen.
 
     *rivals*: processes of fence_virtd in our network; *stale*: what was changed since the daemon that runs read it;
-    *is_port_taken*: somebody else's daemon has a port of ours; *config_fault*: why a new configuration cannot be put
-    where it is to be; *stands*: how the guests stand to the ways that are devices of theirs.
+    *holders*: who else has a port of ours; *is_found_unnamed*: a daemon takes this configuration where none is named
+    to it; *config_fault*: why a new configuration cannot be put where it is to be; *stands*: how the guests stand to
+    the ways that are devices of theirs.
     """
 
     keys: tuple[KeyFacts, ...] = ()
@@ -59,7 +60,8 @@ class Site:
     program: tuple[str, ...] = ("vmfence",)
     rivals: tuple[int, ...] = ()
     stale: tuple[str, ...] = ()
-    is_port_taken: bool = False
+    holders: tuple[str, ...] = ()
+    is_found_unnamed: bool = True
     config_fault: VmfenceError | None = None
     stands: tuple[Stand, ...] = ()
     has_vhost_vsock: bool = True
@@ -89,38 +91,22 @@ def _configuration(explicit: str | None) -> tuple[str, Settings | None]:
 
     Raises VmfenceError when it is not clear which the service runs with: it may hold access rules.
     """
-    in_service = _in_service() if explicit is None else None
-    named = in_service or explicit
+    named = _in_service() if explicit is None else explicit
     candidates = (named,) if named is not None else SEARCH_PATHS
     path = next((path for path in candidates if os.path.lexists(path)), None)
     settings = None if path is None else configuration.load(path)
-    if path is None or settings is None or (explicit is None and is_unused_sample(settings)):
+    if path is None or settings is None or (named is None and is_unused_sample(settings)):
         return candidates[0], None
     return path, settings
 
 
 def _in_service() -> str | None:
-    """Return the configuration that the service or a running daemon has, if it is none of the usual ones.
-
-    Raises VmfenceError when they disagree, or it is gone.
-    """
-    found = dict.fromkeys(path for path in (unit.named_config(), _running_config()) if path is not None)
-    others = [path for path in found if path not in SEARCH_PATHS]
-    if len(others) > 1:
-        why = f"the service's unit names {others[0]}, the daemon that runs has {others[1]}"
-        raise VmfenceError("it is not clear which configuration is meant", why, "name it with --config")
-    if others and not os.path.lexists(others[0]):
+    """Return the configuration that the service has, None for none.  Raises VmfenceError when unclear, or gone."""
+    path = config_search.in_service()
+    if path is not None and not os.path.lexists(path):
         remedy = "put it back, or name another with --config"
-        raise VmfenceError(f"the configuration of the service, {others[0]}, is gone", "", remedy)
-    return others[0] if others else None
-
-
-def _running_config() -> str | None:
-    """Return the configuration of the daemon at the usual socket; None when none tells it."""
-    try:
-        return str(control.ask(CONTROL_SOCKET)["config"])
-    except VmfenceError:
-        return None
+        raise VmfenceError(f"the configuration of the service, {path}, is gone", "", remedy)
+    return path
 
 
 def is_unused_sample(settings: Settings) -> bool:
@@ -144,6 +130,7 @@ def inspect(wishes: Wishes, settings: Settings, found: Ground) -> Site:
     wanted = openings.openings(settings, interfaces.get, bridges)
     facts = unit.look() if wishes.service else UnitFacts()
     stale = _stale(settings, facts.path)
+    holders = () if stale is not None else tuple(_strangers(settings, facts.main_pid))
     return Site(
         keys=tuple(map(read_key, key_files(settings, with_groups=True))),
         config_owner=os.stat(settings.path).st_uid if os.path.exists(settings.path) else 0,
@@ -153,7 +140,8 @@ def inspect(wishes: Wishes, settings: Settings, found: Ground) -> Site:
         program=unit.program(),
         rivals=tuple(rivals()),
         stale=(stale or ()) if wishes.service else (),
-        is_port_taken=stale is None and not facts.is_active and any(map(_is_taken, settings.listeners)),
+        holders=holders,
+        is_found_unnamed=config_search.is_found_unnamed(os.path.abspath(settings.path)),
         config_fault=_config_fault(settings.path),
         stands=tuple(_stands(wishes, settings)),
         has_vhost_vsock=os.path.exists(channels.VHOST_VSOCK),
@@ -169,10 +157,21 @@ def _stands(wishes: Wishes, settings: Settings) -> Iterator[Stand]:
                 yield channels.stand(way, guest)
 
 
-def _is_taken(one: ListenerSettings) -> bool:
+def _strangers(settings: Settings, own_pid: int) -> Iterator[str]:
+    """Yield who keeps a listener from its port, once for each; *own_pid*: the process of our service, or 0."""
+    for one in settings.listeners:
+        if isinstance(one, selfcheck.Network) and _is_taken(one):
+            protocol = "udp" if isinstance(one, MulticastSettings) else "tcp"
+            holders = kernel.read_holders({(protocol, one.port)})
+            if not holders or any(holder.pid != own_pid for holder in holders):
+                strangers = [str(holder) for holder in holders if holder.pid != own_pid]
+                yield "; ".join(strangers) or f"another program has {protocol.upper()} {one.address} port {one.port}"
+
+
+def _is_taken(one: MulticastSettings | TcpSettings) -> bool:
     """Whether somebody has the port of *one*; what is wrong with its address is not our question."""
     with contextlib.suppress(VmfenceError):
-        return isinstance(one, selfcheck.Network) and selfcheck.is_taken(one)
+        return selfcheck.is_taken(one)
     return False
 
 
@@ -192,7 +191,9 @@ def _stale(settings: Settings, unit_path: str | None) -> tuple[str, ...] | None:
     """Return what was changed since the daemon that runs read it; None when none runs."""
     try:
         status = control.ask(settings.daemon.control_socket)
-    except (Unreachable, NotPermitted):
+    except NotPermitted:
+        return ()  # one that is none of this user's business
+    except Unreachable:
         return None
     except VmfenceError:
         return ("this version of vmfence",)

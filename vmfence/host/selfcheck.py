@@ -22,6 +22,7 @@ from vmfence.guest import answers
 from vmfence.guest.answers import HostAnswer
 from vmfence.host import assemble, control, network, probe
 from vmfence.host.backends import inventory
+from vmfence.host.execstart import NAME
 from vmfence.policy import Origin, Policy
 from vmfence.protocol.auth import Hash
 
@@ -30,6 +31,7 @@ _TRIES = 3
 _LIBVIRT_S = 5.0
 _CONFIRM_S, _PAUSE_S = 5.0, 0.05
 _ONE_EACH = "hosts need an address or a key of their own: vmfence host configure"
+_NOTHING_PROVED = "the access rules show this host no guest, so nothing is proved for guests: ask on one of them"
 Network = (MulticastSettings, TcpSettings)
 Guests = Mapping[str, str]  # UUID in lower case -> name
 
@@ -43,6 +45,8 @@ def check(path: str, must_serve: bool, suspect: str, note: Callable[[str], None]
     settings = configuration.load(path)
     policy = assemble.read_plan(settings).policy
     yield f"{path} and its keys can be used"
+    is_tried = any(isinstance(one, Network) for one in settings.listeners)
+    _check_daemon(settings, must_serve and not is_tried)
     for uri in settings.backend.uris:
         yield str(inventory.read_inventory(uri, _LIBVIRT_S))
     for one in settings.listeners:
@@ -50,6 +54,25 @@ def check(path: str, must_serve: bool, suspect: str, note: Callable[[str], None]
             yield from _Trial(one, settings, policy, must_serve, suspect, note).lines()
         else:
             yield f"listener {one.name} is not tried from here"
+
+
+def _check_daemon(settings: Settings, must_serve: bool) -> None:
+    """Raise VmfenceError when the daemon at our control socket runs with another configuration, or must be there."""
+    status = _status(settings, must_serve)
+    path = os.path.abspath(settings.path)
+    if status is not None and status["config"] != path:
+        remedy = f"see what names it with: systemctl cat {NAME}"
+        raise VmfenceError(f"the daemon runs with {status['config']}, not with {path}", "", remedy)
+
+
+def _status(settings: Settings, must_serve: bool) -> dict[str, Any] | None:
+    """Return what the daemon says of itself; None when none does and none has to.  Raises VmfenceError."""
+    try:
+        return control.ask(settings.daemon.control_socket)
+    except VmfenceError:
+        if must_serve:
+            raise
+        return None
 
 
 @dataclass(frozen=True)
@@ -71,10 +94,14 @@ class _Trial:
                 raise VmfenceError(f"nobody listens at {where}", "", "see journalctl -u vmfence")
             yield f"{where} is free for the daemon"
             return
+        is_any_shown = False
         for key_file, key_id in self._keys():
             shown = self._ask(where, key_file, key_id)
+            is_any_shown = is_any_shown or shown > 0
             by = f" by {key_file}" if self.policy.groups is not None else ""
             yield f"{where} answers{by} with {shown} guest{'' if shown == 1 else 's'}"
+        if self.policy.groups is not None and not is_any_shown:
+            self.note(f"{where}: {_NOTHING_PROVED}")
         if self.policy.groups is not None and self.one.hash is Hash.NONE and self._group_keys():
             self.note(f"{where}: the keys of groups are not tried, because nothing has to be signed there")
 
@@ -98,7 +125,7 @@ class _Trial:
         """Ask until our daemon has answered; return how many guests it shows.  Raises VmfenceError."""
         inquiry = replace(probe.inquiry_of(self.one), key_file=key_file, timeout_s=REQUEST_S)
         for _ in range(_TRIES):
-            before, status = _guests(self.settings), self._status()
+            before, status = _guests(self.settings), _status(self.settings, self.must_serve)
             try:
                 heard = answers.list_hosts(inquiry)
             except VmfenceError as error:
@@ -135,15 +162,6 @@ class _Trial:
             names = network.some([record.name for record in other.guests]) if other.guests else "no guest"
             remedy = f'{_ONE_EACH}; or all of them unknown_guest = "ignore"'
             self.note(f"{other.peer} answers too, with the same key and {names}: who is faster is believed; {remedy}")
-
-    def _status(self) -> dict[str, Any] | None:
-        """Return what the daemon says of itself; None when none does and none has to.  Raises VmfenceError."""
-        try:
-            return control.ask(self.settings.daemon.control_socket)
-        except VmfenceError:
-            if self.must_serve:
-                raise
-            return None
 
 
 def _guests(settings: Settings) -> dict[str, str]:

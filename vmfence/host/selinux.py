@@ -25,7 +25,7 @@ _BOOLEAN = "fenced_can_network_connect"
 class SELinux:
     """*denials*: one line each, newest last; *mislabelled*: files whose label is not the policy's.
 
-    *boolean_off*: fenced may not use the network.  *unseen*: what could not be asked.
+    *boolean_off*: fenced may not use the network.  *unseen*: what could not be asked.  *is_enabled*: the kernel has it.
     """
 
     is_enforced: bool = False
@@ -33,6 +33,7 @@ class SELinux:
     mislabelled: tuple[str, ...] = ()
     boolean_off: bool = False
     unseen: tuple[str, ...] = ()
+    is_enabled: bool = False
 
 
 def look(paths: Iterable[str]) -> SELinux:
@@ -47,7 +48,8 @@ def look(paths: Iterable[str]) -> SELinux:
     boolean = _output(["getsebool", _BOOLEAN], unseen)
     labels = [_output(["matchpathcon", "-V", path], unseen) for path in paths if os.path.exists(path)]
     wrong = tuple(line.partition(" ")[0] for text in labels for line in text.splitlines() if " should be " in line)
-    return SELinux(is_enforced, denials(audit), wrong, boolean.strip().endswith("off"), tuple(dict.fromkeys(unseen)))
+    is_off = boolean.strip().endswith("off")
+    return SELinux(is_enforced, denials(audit), wrong, is_off, tuple(dict.fromkeys(unseen)), is_enabled=True)
 
 
 def denials(audit: str) -> tuple[str, ...]:

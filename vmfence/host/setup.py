@@ -26,6 +26,7 @@ from vmfence.errors import VmfenceError
 from vmfence.host import channels, configure, ground, selfcheck, unit
 from vmfence.host.choice import Choice
 from vmfence.host.device_steps import device_steps
+from vmfence.host.execstart import Start
 from vmfence.host.ground import KeyFacts, Site
 from vmfence.host.steps import Outcome, State, Step, obstacle
 from vmfence.host.wishes import Wishes
@@ -121,7 +122,8 @@ def _config_step(wishes: Wishes, choice: Choice, site: Site) -> Step:
     if choice.text is None:
         is_old = path == SEARCH_PATHS[1]
         what = f"{path} is taken over from fence_virtd as it is" if is_old else f"{path} is used as it is"
-        why = "the service has it" if wishes.config is None and path not in SEARCH_PATHS else ""
+        is_odd = path not in SEARCH_PATHS or not site.is_found_unnamed
+        why = "the service has it" if wishes.config is None and is_odd else ""
         notes = tuple(str(warning) for warning in choice.settings.warnings)
         return Step("configuration", State.UNCHANGED, what, why, notes=notes)
     if site.config_fault is not None:
@@ -171,7 +173,7 @@ def _rival_steps(wishes: Wishes, site: Site) -> Iterator[Step]:
     """Tell that fence_virtd is in the way: where we would start the daemon now that stops us, else it is advice."""
     stop = "systemctl disable --now fence_virtd"
     pids = ", ".join(map(str, site.rivals))
-    if site.rivals and not site.is_port_taken:
+    if site.rivals and not site.holders:
         what = f"{ground.RIVAL} runs (process {pids}) and is not in the way: it has no port of ours"
         note = "no guest should be served by both: two daemons do not know of each other's actions"
         yield Step(ground.RIVAL, State.UNCHANGED, what, notes=(note,))
@@ -183,14 +185,24 @@ def _rival_steps(wishes: Wishes, site: Site) -> Iterator[Step]:
             yield obstacle(ground.RIVAL, what, VmfenceError(what, "two daemons cannot serve the same guests", remedy))
         else:
             yield Step(ground.RIVAL, State.BY_HAND, what, "stop it before vmfence is started", (command,))
-    elif site.unit.is_rival_enabled:
+    elif site.holders:
+        what = "; ".join(site.holders)
+        if wishes.service and site.unit.is_manager:
+            remedy = "stop it, or choose another port: vmfence host configure; then run this again"
+            yield obstacle("port", "it is taken", VmfenceError(what, "the daemon could not listen there", remedy))
+        else:
+            yield Step("port", State.BY_HAND, what, "stop it before vmfence is started")
+    if site.unit.is_rival_enabled and not site.rivals:
         what = "it would be started at the next boot and take the port"
         yield Step(ground.RIVAL, State.BY_HAND, what, "", (stop,))
 
 
 def _service_step(wishes: Wishes, settings: Settings, site: Site, is_new: bool) -> Step:
     command = shlex.join([*site.program, "host", "daemon", "--wait-for-init"])
-    command += "" if settings.path in SEARCH_PATHS else f" --config {shlex.quote(settings.path)}"
+    start, path = site.unit.start, os.path.abspath(settings.path)
+    # What the unit names already goes on being named: a file that is made later must not take its place.
+    named = None if site.is_found_unnamed and start.config != path else path
+    command += "" if named is None else f" --config {shlex.quote(named)}"
     if not wishes.service:
         return Step("service", State.LEFT_OUT, "start the daemon yourself", "--no-service", (command,))
     if not site.unit.is_manager:
@@ -200,9 +212,15 @@ def _service_step(wishes: Wishes, settings: Settings, site: Site, is_new: bool) 
         what = f"{unit.NAME} is masked"
         remedy = f"systemctl unmask {unit.NAME}; then run this again"
         return obstacle("service", what, VmfenceError(what, "somebody has forbidden systemd to start it", remedy))
+    if start.drop_in and (start.fault or start.config != path and (start.config or named)):
+        return _overruled(start, path)
+    unit.check_visible(path)
     more = unit.extras(settings, [site.config_owner, *(key.owner for key in site.keys)])
-    is_fit = site.unit.is_packaged and not more and settings.path in SEARCH_PATHS
-    text = site.unit.text if is_fit else unit.render(unit.shipped_text(), site.program, settings.path, more)
+    texts = [unit.render(unit.shipped_text(), site.program, named, more)]
+    if start.drop_in:  # which names it, so that the unit itself need not
+        texts.append(unit.render(unit.shipped_text(), site.program, None, more))
+    is_fit = site.unit.is_packaged and not more and (named is None or start.config == path)
+    text = site.unit.text if is_fit or site.unit.text in texts else texts[0]
     is_same = site.unit.text == text
     if is_same and site.unit.is_enabled and site.unit.is_active and not is_new and site.stale:
         why = f"it does not run with what is there now: {', '.join(site.stale)}"
@@ -213,6 +231,15 @@ def _service_step(wishes: Wishes, settings: Settings, site: Site, is_new: bool) 
     act = partial(_start_service, None if is_same else text, settings)
     what = "" if is_same else f"install {unit.INSTALL_PATH}, "
     return Step("service", State.PLANNED, f"{what}enable and start {unit.NAME}", act=act)
+
+
+def _overruled(start: Start, path: str) -> Step:
+    """Return the obstacle that a drop-in has the service run with another configuration than the one at *path*."""
+    runs = "cannot be understood" if start.fault else f"names {start.config or 'no configuration'}"
+    remedy = f"remove it, or have it name {path}; then run: systemctl daemon-reload, and this again"
+    return obstacle(
+        "service", "a drop-in overrules it", VmfenceError(f"{start.drop_in} {runs}, not {path}", "", remedy)
+    )
 
 
 def _start_service(text: str | None, settings: Settings) -> str:

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vmfence import proc
 from vmfence.config.settings import (
     CONTROL_SOCKET,
-    SEARCH_PATHS,
     STATE_DIR,
     MulticastSettings,
     SerialSettings,
     Settings,
 )
 from vmfence.errors import DeadlineExceeded, VmfenceError
-from vmfence.host import configure
+from vmfence.host import configure, execstart
+from vmfence.host.execstart import Start
 
-NAME = "vmfence.service"
+NAME = execstart.NAME
 RIVAL = "fence_virtd.service"
 SHIPPED = os.path.join(os.path.dirname(__file__), "data", NAME)
 INSTALL_PATH = f"/etc/systemd/system/{NAME}"
@@ -44,7 +43,7 @@ _ASK_S = 15.0
 class UnitFacts:
     """What is there.  *path* None: no unit; *is_manager* False: no systemd runs, and the rest means nothing.
 
-    *is_masked*: somebody has forbidden systemd to start it.
+    *is_masked*: somebody has forbidden systemd to start it; *start*: what it starts; *main_pid*: its process, or 0.
     """
 
     is_manager: bool = False
@@ -54,6 +53,8 @@ class UnitFacts:
     is_active: bool = False
     is_rival_enabled: bool = False
     is_masked: bool = False
+    start: Start = field(default_factory=Start)
+    main_pid: int = 0
 
     @property
     def is_packaged(self) -> bool:
@@ -89,20 +90,28 @@ def extras(settings: Settings, key_owners: Iterable[int] = (0,)) -> tuple[str, .
     return tuple(lines)
 
 
-def render(shipped: str, argv: Sequence[str], config: str, more: Sequence[str] = ()) -> str:
+def render(shipped: str, argv: Sequence[str], config: str | None, more: Sequence[str] = ()) -> str:
     """Return the unit *shipped* with ExecStart running *argv*, and the lines *more* below it.
 
-    *config* is named only where the daemon would not find it by itself.  Raises VmfenceError for a program that the
-    service could not see.
+    *config* None: it is not named, because the daemon finds it.  Raises VmfenceError for a program that the service
+    could not see.
     """
     if argv[0].startswith(_HIDDEN):
         why, remedy = "services have a /tmp of their own", "install vmfence elsewhere, as in /opt"
         raise VmfenceError(f"the service cannot run {argv[0]}", why, remedy)
     words = [*argv, "host", "daemon", "--wait-for-init"]
-    words += [] if config in SEARCH_PATHS else ["--config", os.path.abspath(config)]
+    words += [] if config is None else ["--config", os.path.abspath(config)]
     line = " ".join(_quoted(word).replace("$", "$$") for word in words)
     lines = "\n".join([f"ExecStart={line}", *more])
     return re.sub("^ExecStart=.*$", lambda _: lines, shipped, count=1, flags=re.MULTILINE)
+
+
+def check_visible(path: str) -> None:
+    """Raise VmfenceError for a file that the service could not see, also behind a link."""
+    for each in (os.path.abspath(path), os.path.realpath(path)):
+        if each.startswith(_HIDDEN):
+            why, remedy = "services have a /tmp and /var/tmp of their own", "put it elsewhere, as in /etc"
+            raise VmfenceError(f"the service cannot read {path}", why, remedy)
 
 
 def _quoted(word: str) -> str:
@@ -131,35 +140,18 @@ def look() -> UnitFacts:
         raise VmfenceError("systemd does not say how the service stands", "", "see: systemctl status, or --no-service")
     ours, rival = (_systemctl("is-enabled", name) for name in (NAME, RIVAL))
     is_active, is_masked = state in ("active", "reloading"), ours.startswith("masked")
-    return UnitFacts(True, path, text, ours == "enabled", is_active, rival == "enabled", is_masked)
-
-
-def named_config() -> str | None:
-    """Return the configuration that the service's unit names; None without one, or where no systemd runs.
-
-    Raises VmfenceError when the unit cannot be read.
-    """
-    path, text = _read() if _is_systemd() else (None, "")
-    try:
-        return config_of(text)
-    except ValueError as error:
-        why, remedy = f"its ExecStart cannot be read: {error}", "name the configuration with --config"
-        raise VmfenceError(f"it is not clear what {path} runs", why, remedy) from error
-
-
-def config_of(text: str) -> str | None:
-    """Return the configuration that the unit *text* names, None for none.  Raises ValueError for odd quotes."""
-    starts = re.findall("^ExecStart=(.*)$", text, re.MULTILINE)
-    words = shlex.split(starts[-1].replace("%%", "%").replace("$$", "$")) if starts else []
-    named = None
-    for word, following in zip(words, [*words[1:], ""]):
-        if word in ("-f", "--config"):
-            named = following
-        elif word.startswith("--config="):
-            named = word.partition("=")[2]
-        elif re.match("-f.", word):
-            named = word[2:]
-    return os.path.join("/", named) if named else None
+    pid = _systemctl("show", "--property=MainPID", "--value", NAME)
+    return UnitFacts(
+        True,
+        path,
+        text,
+        ours == "enabled",
+        is_active,
+        rival == "enabled",
+        is_masked,
+        execstart.read(),
+        int(pid) if pid.isdecimal() else 0,
+    )
 
 
 def _is_systemd() -> bool:
@@ -168,7 +160,7 @@ def _is_systemd() -> bool:
 
 def _read() -> tuple[str | None, str]:
     """Return path and text of the unit, (None, "") without one; one that is masked is a link to nothing."""
-    path = next((path for path in (INSTALL_PATH, *_PACKAGED) if os.path.exists(path)), None)
+    path = execstart.find_unit()
     if path is None or os.path.realpath(path) == os.devnull:
         return path, ""
     return path, (configure.read_file(path) or b"").decode("utf-8", "replace")

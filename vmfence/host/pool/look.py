@@ -2,14 +2,14 @@
 
 Pure.  Ours answer with a Report.  fence_virtd cannot be asked such a thing; but on every request it tells anew of all
 its guests before it answers, so a status request that it has to answer marks the end of what it tells (server/
-cpg-virt.c: do_real_work).  One without guests that is not asked last has nothing to answer: it stays silent.
+cpg-virt.c: do_real_work).  One without guests has nothing to answer, unless its node id is the highest.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vmfence.host.pool.directory import Directory
+from vmfence.host.pool.directory import Directory, Host
 from vmfence.host.pool.messages import Away, Entry, Report
 from vmfence.host.pool.verdict import View
 
@@ -22,13 +22,25 @@ PROBE_S = 2.0
 
 @dataclass
 class Probe:
-    """A status request to one member with fence_virtd; *texts* are the names left to try."""
+    """A status request to one member with fence_virtd; *tried* are the names it was asked for."""
 
     node: int
-    texts: list[str]
+    tried: set[str] = field(default_factory=set)
     seqno: int = 0
     stamp: int | None = None
     sent_at: float = 0.0
+
+    def next_text(self, host: Host, target: str) -> str | None:
+        """Return the name to ask for next: of a guest that the host has, by either kind; else what is looked for.
+
+        Even where it has no answer to that, it tells of its guests, and there is one to ask for.
+        """
+        known = host.find(target) or next(iter(host.guests.values()), None)
+        texts = [known.name, known.uuid, target] if known is not None else [target]
+        found = next((text for text in texts if text not in self.tried), None)
+        if found is not None:
+            self.tried.add(found)
+        return found
 
 
 @dataclass

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Union
+from typing import Any
 
 from vmfence.errors import DeadlineExceeded, Unreachable, VmfenceError
 from vmfence.host.pool.directory import GREETING_S, Directory
+from vmfence.host.pool.effects import Act, Done, Effect, FindFenced, LookHere, ReadGuests, Send, Token
 from vmfence.host.pool.look import PROBE_S, Look, Probe
 from vmfence.host.pool.messages import (
     LISTED_MAX,
@@ -32,63 +33,8 @@ from vmfence.protocol.request import Action
 # A request of fence_virtd's has no deadline; its client has long given up then.
 REFERENCE_S = 28.0
 _SEQNO_MAX = 0x7FFFFFFF
-# Of anything hashable.
-Token = tuple[Any, ...]
 # The answer to an order has to come back, and all hosts are asked once more.
 _AFTER_S = 2.0
-
-
-@dataclass(frozen=True)
-class Send:
-    """Multicast this to the group."""
-
-    message: Message
-
-
-@dataclass(frozen=True)
-class ReadGuests:
-    """Read the guests of this host anew and give them to guests_read()."""
-
-
-@dataclass(frozen=True)
-class LookHere:
-    """Look one guest up in libvirt and give it to looked()."""
-
-    asker: int
-    seqno: int
-    target: str
-    is_for_start: bool
-
-
-@dataclass(frozen=True)
-class Act:
-    """Carry out an action here, beginning before *until_s* while *asker* is in the group; tell acted()."""
-
-    asker: int
-    seqno: int
-    action: Action
-    uuid: str
-    until_s: float
-
-
-@dataclass(frozen=True)
-class FindFenced:
-    """Find out which hosts (node, wall time of departure) were fenced since, and tell fenced_found()."""
-
-    token: Token
-    hosts: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True)
-class Done:
-    """The procedure begun as *token* has ended with *result*, or *error*."""
-
-    token: Token
-    result: Any = None
-    error: VmfenceError | None = None
-
-
-Effect = Union[Send, ReadGuests, LookHere, Act, FindFenced, Done]
 
 
 @dataclass
@@ -424,22 +370,18 @@ class Member:
     def _probe_or_wait(self, token: Token, look: Look, node: int, now: float) -> None:
         """Ask *node* in fence_virtd's way if it is that; ours have the Query."""
         if node not in look.probes and self.directory.is_reference(node, now):
-            host = self.directory.hosts[node]
-            known = host.find(look.target) or next(iter(host.guests.values()), None)
-            texts = [known.name, known.uuid] if known is not None else []
-            if node == max(self.directory.members):
-                texts.append(look.target)
-            look.probes[node] = Probe(node, texts)
+            look.probes[node] = Probe(node)
             self._probe(token, look, look.probes[node], now)
 
     def _probe(self, token: Token, look: Look, probe: Probe, now: float) -> None:
         self._probes.pop(probe.seqno, None)
-        if not probe.texts:
+        text = probe.next_text(self.directory.hosts[probe.node], look.target)
+        if text is None:
             look.mute[probe.node] = "it runs fence_virtd, and does not answer"
             return
         probe.seqno, probe.sent_at, probe.stamp = self._next_seqno(), now, None
         self._probes[probe.seqno] = token, probe
-        self._send(Request(probe.seqno, probe.texts.pop(0), Action.STATUS))
+        self._send(Request(probe.seqno, text, Action.STATUS))
 
     def _probed(self, token: Token, probe: Probe, now: float) -> None:
         run = self._runs.get(token)

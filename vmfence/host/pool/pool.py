@@ -21,9 +21,10 @@ from vmfence.host.disk import Disk, DiskSlow
 from vmfence.host.pool import messages, procedure, record
 from vmfence.host.pool.corosync import Delivery, Members
 from vmfence.host.pool.directory import Directory
+from vmfence.host.pool.effects import Act, Done, Effect, FindFenced, LookHere, ReadGuests, Send
 from vmfence.host.pool.fenced import find_fenced
 from vmfence.host.pool.link import Link
-from vmfence.host.pool.member import Act, Done, Effect, FindFenced, LookHere, Member, ReadGuests, Send
+from vmfence.host.pool.member import Member
 from vmfence.host.pool.messages import Entry
 from vmfence.host.pool.procedure import Outcome, Sighted, Steps
 from vmfence.host.power import look

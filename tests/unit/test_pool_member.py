@@ -1,0 +1,398 @@
+"""One member of a pool among hosts that the test plays: whom it believes, whom it answers, and how long it waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vmfence.errors import DeadlineExceeded, GuestNotFound, Unreachable, VmfenceError
+from vmfence.host.pool import procedure
+from vmfence.host.pool.directory import GREETING_S, Directory
+from vmfence.host.pool.effects import Act, Done, FindFenced, LookHere, Send
+from vmfence.host.pool.look import LOOK_S
+from vmfence.host.pool.member import Member
+from vmfence.host.pool.messages import Away, Entry, Hello, Listing, Message, Order, Query, Report, Result
+from vmfence.host.pool.procedure import Outcome
+from vmfence.host.pool.verdict import NotVouched
+from vmfence.protocol.cpg import Reply, Request, Store
+from vmfence.protocol.reply import Code
+from vmfence.protocol.request import Action
+
+UUID, OTHER = "11111111-2222-3333-4444-555555555501", "11111111-2222-3333-4444-555555555502"
+RUNNING, OFF = Entry("alpha", UUID, 1), Entry("alpha", UUID, 5)
+BETA = Entry("Beta", OTHER, 1)
+T = ("test",)
+
+
+class Stage:
+    """Host 1, and hosts 2 and 3 played by the test; *theirs* are fence_virtd."""
+
+    def __init__(self, *theirs: int, me: int = 1, quorate: bool = True) -> None:
+        self.now = 100.0
+        self.member = Member(Directory(), 1000)
+        self.member.directory.set_configured({1: "h1", 2: "h2", 3: "h3"})
+        self.member.joined_group(me)
+        self.member.quorum_changed(quorate)
+        self.member.members_changed(frozenset({1, 2, 3}), self.now, 0.0)
+        self.member.guests_read([])
+        for node in {1, 2, 3} - set(theirs):
+            self.hear(node, Hello())
+            self.hear(node, Listing((), (), True, True))
+        self.pass_time(GREETING_S)
+        self.me = me
+        self.take()
+
+    def hear(self, node: int, message: Message) -> None:
+        self.member.received(node, message, self.now)
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.member.tick(self.now)
+
+    def take(self) -> list[Any]:
+        return self.member.take()
+
+    def sent(self, kind: type) -> list[Any]:
+        return [
+            effect.message for effect in self.take() if isinstance(effect, Send) and isinstance(effect.message, kind)
+        ]
+
+    def find(self, target: str, seconds: float = 20.0) -> Query:
+        """Begin to look for a guest; return the question to all."""
+        self.member.begin(T, procedure.find(target), self.now + seconds, self.now)
+        (query,) = self.sent(Query)
+        return query
+
+    def report(self, node: int, query: Query, *guests: Entry, **more: Any) -> None:
+        self.hear(node, Report(self.me, query.seqno, guests, self.now, **more))
+
+    def done(self) -> Done:
+        (found,) = [effect for effect in self.take() if isinstance(effect, Done)]
+        return found
+
+    def error(self) -> VmfenceError:
+        error = self.done().error
+        assert error is not None
+        return error
+
+
+def test_a_question_is_answered_from_libvirt() -> None:
+    stage = Stage()
+    stage.hear(2, Query(7, "alpha"))
+    (look,) = [effect for effect in stage.take() if isinstance(effect, LookHere)]
+    stage.member.looked(look, [RUNNING], "", stage.now)
+    (report,) = stage.sent(Report)
+    assert (report.asker, report.seqno, report.guests) == (2, 7, (RUNNING,))
+
+
+def test_a_guest_is_where_it_is_reported() -> None:
+    stage = Stage()
+    query = stage.find("alpha")
+    for node, guests in ((1, ()), (3, (RUNNING,)), (2, ())):
+        stage.report(node, query, *guests)
+    assert stage.done().result.view.active() == {3: RUNNING}
+
+
+def test_what_nobody_knows_is_not_found_when_all_have_said_so() -> None:
+    stage = Stage()
+    query = stage.find("alpha")
+    for node in (1, 2, 3):
+        stage.report(node, query)
+    assert isinstance(stage.error(), GuestNotFound)
+
+
+def test_a_silent_host_delays_and_forbids_but_does_not_block() -> None:
+    stage = Stage()
+    query = stage.find(UUID)
+    for node in (1, 2):
+        stage.report(node, query, *([OFF] if node == 1 else []))
+    stage.pass_time(LOOK_S - 0.1)
+    assert not [effect for effect in stage.take() if isinstance(effect, Done)]
+    stage.pass_time(0.2)
+    assert isinstance(stage.error(), NotVouched)
+
+
+def test_a_running_guest_does_not_wait_for_a_silent_host_that_never_had_it() -> None:
+    stage = Stage()
+    query = stage.find(UUID)
+    stage.report(1, query)
+    stage.report(2, query, RUNNING)
+    stage.pass_time(1.1)
+    assert stage.done().result.state == 1
+
+
+def test_the_group_changes_and_everybody_is_asked_again() -> None:
+    stage = Stage()
+    first = stage.find(UUID)
+    stage.report(1, first)
+    stage.report(3, first)
+    stage.member.members_changed(frozenset({1, 3}), stage.now, 5.0)
+    (second,) = stage.sent(Query)
+    assert second.seqno != first.seqno
+    stage.report(2, first, RUNNING)  # of who has left
+    away = (Away(2, 5.0, RUNNING, False, True),)
+    stage.report(1, second, away=away)
+    stage.report(3, second)
+    (asked,) = [effect for effect in stage.take() if isinstance(effect, FindFenced)]
+    assert asked.hosts == ((2, 5.0),)
+    stage.member.fenced_found(asked.token, frozenset(), stage.now)
+    assert isinstance(stage.error(), NotVouched)
+
+
+def test_corosync_goes_and_requests_end() -> None:
+    stage = Stage()
+    stage.find("alpha")
+    stage.member.left_group("it was killed", stage.now, 0.0)
+    assert isinstance(stage.error(), Unreachable)
+    stage.member.begin(T, procedure.find("alpha"), stage.now + 5, stage.now)
+    assert isinstance(stage.error(), Unreachable)
+
+
+def order(stage: Stage, action: Action = Action.OFF) -> Order:
+    """Let the guest run at host 2, begin an action on it, and return what host 2 is ordered."""
+    query = stage.find(UUID)
+    for node in (1, 2, 3):
+        stage.report(node, query, *([RUNNING] if node == 2 else []))
+    guest = stage.done().result
+    stage.member.begin(T, procedure.carry_out(action, guest, guest.view), stage.now + 20, stage.now)
+    (found,) = stage.sent(Order)
+    assert (found.node, found.action, found.uuid) == (2, action, UUID)
+    return found
+
+
+def test_off_is_success_once_its_host_and_then_all_have_said_so() -> None:
+    stage = Stage()
+    ordered = order(stage)
+    stage.hear(2, Result(1, ordered.seqno, Code.SUCCESS))
+    (query,) = stage.sent(Query)
+    for node in (1, 2, 3):
+        stage.report(node, query, *([OFF] if node == 2 else []))
+    assert stage.done().result.code == Code.SUCCESS
+
+
+def test_off_is_failure_when_the_guest_is_still_there() -> None:
+    stage = Stage()
+    ordered = order(stage)
+    stage.hear(2, Result(1, ordered.seqno, Code.SUCCESS))
+    (query,) = stage.sent(Query)
+    for node in (1, 2, 3):
+        stage.report(node, query, *([RUNNING] if node == 2 else []))
+    assert isinstance(stage.error(), NotVouched)
+
+
+def test_only_the_host_that_was_ordered_is_believed() -> None:
+    stage = Stage()
+    ordered = order(stage)
+    stage.hear(3, Result(1, ordered.seqno, Code.SUCCESS))
+    stage.hear(2, Result(3, ordered.seqno, Code.SUCCESS))
+    stage.hear(2, Result(1, ordered.seqno - 1, Code.SUCCESS))
+    assert stage.take() == []
+    stage.pass_time(20)
+    assert isinstance(stage.error(), DeadlineExceeded)
+
+
+def test_an_answer_to_an_earlier_run_is_not_for_this_one() -> None:
+    """The numbers of a daemon begin anew at random."""
+    assert Member(Directory(), 5)._next_seqno() != Member(Directory(), 77)._next_seqno()
+
+
+def test_an_order_has_a_deadline_of_the_clock_of_who_gets_it() -> None:
+    stage = Stage()
+    query = stage.find(UUID)
+    stage.hear(2, Report(1, query.seqno, (RUNNING,), 5000.0))
+    for node in (1, 3):
+        stage.report(node, query)
+    guest = stage.done().result
+    stage.member.begin(T, procedure.carry_out(Action.OFF, guest, guest.view), stage.now + 20, stage.now)
+    (found,) = stage.sent(Order)
+    assert 5000.0 < found.until_s <= 5020.0
+
+
+def test_an_order_is_carried_out_and_answered() -> None:
+    stage = Stage()
+    stage.hear(3, Order(1, 9, Action.OFF, UUID, 123.0))
+    (act,) = [effect for effect in stage.take() if isinstance(effect, Act)]
+    assert (act.asker, act.action, act.uuid, act.until_s) == (3, Action.OFF, UUID, 123.0)
+    stage.member.acted(act, Outcome(Code.FAILURE, "why"))
+    assert stage.sent(Result) == [Result(3, 9, Code.FAILURE, "why")]
+    stage.hear(3, Order(2, 9, Action.OFF, UUID, 123.0))
+    assert stage.take() == []
+    stage.hear(3, Order(1, 10, 77, UUID, 123.0))
+    assert [message.code for message in stage.sent(Result)] == [Code.FAILURE]
+
+
+def test_a_host_that_dies_under_an_order_leaves_an_answer() -> None:
+    stage = Stage()
+    order(stage)
+    stage.member.members_changed(frozenset({1, 3}), stage.now, 5.0)
+    (query,) = stage.sent(Query)
+    for node in (1, 3):
+        stage.report(node, query, away=(Away(2, 5.0, RUNNING, False, True),))
+    (asked,) = [effect for effect in stage.take() if isinstance(effect, FindFenced)]
+    stage.member.fenced_found(asked.token, frozenset(), stage.now)
+    assert isinstance(stage.error(), NotVouched)
+
+
+# Telling
+
+
+def test_changes_are_told_and_nothing_else() -> None:
+    stage = Stage()
+    stage.member.guests_read([RUNNING, BETA])
+    (told,) = stage.sent(Listing)
+    assert told.guests == (RUNNING, BETA) and not told.is_first
+    stage.member.guests_read([RUNNING, BETA])
+    assert stage.take() == []
+    stage.member.guests_read([OFF])
+    (told,) = stage.sent(Listing)
+    assert told.guests == (OFF,) and told.gone == (OTHER,)
+
+
+def test_fence_virtd_is_told_in_its_own_words_and_ours_are_not() -> None:
+    stage = Stage(3)
+    stage.member.guests_read([RUNNING])
+    assert stage.sent(Store) == [Store("alpha", UUID, 1, 1)]
+    stage = Stage()
+    stage.member.guests_read([RUNNING])
+    assert stage.sent(Store) == []
+    stage.member.members_changed(frozenset({1, 2, 3, 4}), stage.now, 0.0)
+    assert stage.sent(Store) == []
+    stage.pass_time(GREETING_S)  # it has not greeted
+    assert stage.sent(Store) == [Store("alpha", UUID, 1, 1)]
+
+
+def test_a_guest_that_left_stays_so_when_libvirt_forgets_it() -> None:
+    stage = Stage()
+    stage.member.guests_read([Entry("alpha", UUID, 5, True)])
+    stage.member.guests_read([OFF])
+    stage.hear(2, Query(7, UUID))
+    (look,) = [effect for effect in stage.take() if isinstance(effect, LookHere)]
+    stage.member.looked(look, [OFF], "", stage.now)
+    assert stage.sent(Report)[0].guests[0].moved
+
+
+# Together with fence_virtd
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, -1])
+def test_a_guest_of_fence_virtd_is_what_it_tells_after_the_question(code: int) -> None:
+    """Its answer only marks the end of what it tells: in its other mode it calls each guest off."""
+    stage = Stage(3)
+    stage.hear(3, Store("alpha", UUID, 3, 5))
+    query = stage.find(UUID)
+    stage.report(1, query)
+    stage.report(2, query)
+    stage.pass_time(0.0)
+    probe = probe_of(stage, query)
+    stage.hear(1, probe)
+    stage.hear(3, Store("alpha", UUID, 3, 1))
+    stage.hear(3, Reply(probe.seqno, 1, code))
+    assert stage.done().result.state == 1
+
+
+def probe_of(stage: Stage, query: Query) -> Request:
+    run = stage.member._runs[T]
+    assert run.look is not None
+    probe = run.look.probes[3]
+    return Request(probe.seqno, "", Action.STATUS)
+
+
+def test_a_guest_that_fence_virtd_does_not_tell_of_any_more_is_gone_from_there() -> None:
+    stage = Stage(3)
+    stage.hear(3, Store("alpha", UUID, 3, 1))
+    stage.hear(3, Store("Beta", OTHER, 3, 1))
+    query = stage.find(UUID)
+    probe = probe_of(stage, query)
+    stage.report(1, query)
+    stage.report(2, query)
+    stage.hear(1, probe)
+    stage.hear(3, Store("Beta", OTHER, 3, 1))
+    stage.hear(3, Reply(probe.seqno, 1, 0))
+    assert stage.error().what.startswith(("nobody can vouch", "no guest", "whether"))
+
+
+def test_fence_virtd_is_only_believed_by_a_name_under_which_it_found_the_guest_running() -> None:
+    """In its other mode it is success to have done nothing."""
+    stage = Stage(3)
+    stage.hear(3, Store("alpha", UUID, 3, 1))
+    query = stage.find(UUID)
+    probe = probe_of(stage, query)
+    stage.report(1, query)
+    stage.report(2, query)
+    stage.hear(1, probe)
+    stage.hear(3, Store("alpha", UUID, 3, 1))
+    stage.hear(3, Reply(probe.seqno, 1, 2))
+    guest = stage.done().result
+    stage.member.begin(T, procedure.carry_out(Action.OFF, guest, guest.view), stage.now + 20, stage.now)
+    for target, code in (("alpha", Code.OFF), (UUID, Code.SUCCESS)):
+        (asked,) = stage.sent(Request)
+        assert (asked.target, asked.action) == (target, Action.STATUS)
+        stage.hear(3, Reply(asked.seqno, 1, code))
+    (asked,) = stage.sent(Request)
+    assert (asked.target, asked.action) == (UUID, Action.OFF)
+
+
+def test_fence_virtd_that_has_told_of_no_guest_is_asked_until_it_does() -> None:
+    stage = Stage(3)
+    query = stage.find("alpha")
+    stage.report(1, query)
+    stage.report(2, query)
+    probe = probe_of(stage, query)
+    stage.hear(1, probe)
+    stage.hear(3, Store("Beta", OTHER, 3, 1))
+    stage.pass_time(2.1)
+    (asked,) = stage.sent(Request)
+    assert asked.target == "Beta"
+    stage.hear(1, asked)
+    stage.hear(3, Store("Beta", OTHER, 3, 1))
+    stage.hear(3, Reply(asked.seqno, 1, 0))
+    assert isinstance(stage.error(), GuestNotFound)
+
+
+@pytest.mark.parametrize("answer", ["silent", "early", "another's"])
+def test_fence_virtd_that_does_not_answer_is_not_guessed_at(answer: str) -> None:
+    stage = Stage(3)
+    query = stage.find(UUID)
+    stage.report(1, query, OFF)
+    stage.report(2, query)
+    probe = probe_of(stage, query)
+    if answer == "early":  # before it can have got the question
+        stage.hear(3, Reply(probe.seqno, 1, 2))
+    stage.hear(1, probe)
+    if answer == "another's":
+        stage.hear(2, Reply(probe.seqno, 1, 2))
+    stage.pass_time(2.1)
+    stage.pass_time(2.1)
+    stage.pass_time(2.1)
+    assert isinstance(stage.error(), NotVouched)
+
+
+@pytest.mark.parametrize(
+    ("me", "answers"), [(3, True), (1, False)], ids=["highest answers that it cannot tell", "others are silent"]
+)
+def test_fence_virtd_asks_for_an_unknown_guest(me: int, answers: bool) -> None:
+    stage = Stage(2, me=me)
+    stage.hear(2, Request(5, "nobody", Action.OFF))
+    queries = stage.sent(Query)
+    assert bool(queries) == answers
+    for query in queries:
+        stage.report(1, query)
+        stage.report(3, query)
+        stage.pass_time(LOOK_S + 1)
+        (reply,) = stage.sent(Reply)
+        assert (reply.asker, reply.seqno, reply.code) == (2, 5, Code.FAILURE)
+
+
+def test_fence_virtd_asks_for_a_guest_and_one_of_ours_answers() -> None:
+    for me in (1, 3):
+        stage = Stage(2, me=me)
+        stage.hear(3, Listing((RUNNING,), number=1))
+        stage.hear(2, Request(5, "alpha", Action.STATUS))
+        assert bool(stage.sent(Query)) == (me == 3)
+
+
+def test_our_requests_to_fence_virtd_are_not_ours_to_answer() -> None:
+    stage = Stage(2, me=3)
+    stage.hear(1, Request(5, "nobody", Action.OFF))
+    assert stage.take() == []

@@ -1,0 +1,16 @@
+"""Which configuration a host command reads when none is named, told where it is not the usual one."""
+
+from __future__ import annotations
+
+import click
+
+from vmfence.cli.output import printable
+from vmfence.host import config_search
+
+
+def find(explicit: str | None) -> str:
+    """Return the path of the configuration to read.  Raises ConfigError, VmfenceError as config_search.find()."""
+    place = config_search.find(explicit)
+    if place.note:
+        click.echo(printable(f"note: {place.note}"), err=True)
+    return place.path
