@@ -260,6 +260,11 @@ MISTAKES: dict[str, tuple[str, Severity, Callable[[], Facts]]] = {
         ERROR,
         lambda: healthy(status=status(DeviceStatus("fence", "fence_vmfence", "Stopped"))),
     ),
+    "starting": (
+        "cluster-device-stopped",
+        WARNING,
+        lambda: healthy(status=status(DeviceStatus("fence", "fence_vmfence", "Starting", True, False, ("n1",)))),
+    ),
     # options
     "a comma between pairs": ("cluster-host-map", ERROR, lambda: options(pcmk_host_map="n1:vm-1,n2:vm-2")),
     "a blank after the colon": ("cluster-host-map", ERROR, lambda: options(pcmk_host_map="n1: vm-1;n2:vm-2")),

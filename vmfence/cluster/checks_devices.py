@@ -136,6 +136,12 @@ def _stopped(facts: Facts) -> Iterator[Fault]:
         if device.is_disabled or any(one.is_started or one.is_failed for one in shown):
             continue
         roles = ", ".join(one.role for one in shown) or "not shown by crm_mon"
+        if any(one.role.lower() == "starting" for one in shown):
+            remedy = "crm_resource --wait, then check again"
+            yield Fault(
+                WARNING, device.id, "it is being started: whether that works is not known yet", f"role: {roles}", remedy
+            )
+            continue
         message = "it is not started on any node: it failed everywhere, or the cluster starts nothing now"
         yield Fault(ERROR, device.id, message, f"role: {roles}", command_line(["pcs", "stonith", "cleanup", device.id]))
 
