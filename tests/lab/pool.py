@@ -124,7 +124,7 @@ class PoolHost:
     def _reference_hears(self) -> bool:
         """Tell whether fence_virtd has the thread that hears the group.
 
-        4.12.1 starts it before the handle that it uses is there (server/cpg.c: cpg_start): now and then it ends at once, and
+        4.12.1 may start it before the handle that it uses is there (server/cpg.c: cpg_start): then it ends at once, and
         the daemon never gets an answer or gives one.
         """
         return len(list(Path(f"/proc/{self.daemon.pid}/task").iterdir())) > 1
