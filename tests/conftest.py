@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from lab.ours import CommandLine
 
 ROOT = Path(__file__).parent.parent
 pytest_plugins = ["lab.fault_report"]
+# A shell that starts tests in the background has them, and what they start, ignore Ctrl-C: some try just that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(hookwrapper=True)
