@@ -146,7 +146,7 @@ def opened(machine: tuple[Machine, Bridge]) -> tuple[Machine, Bridge]:
     """The machine, set up: the zone of the bridge lets in what the daemon needs."""
     host, bridge = machine
     host.run("rm", "-f", "/etc/vmfence.conf")
-    host.ok(lab_machine.PROGRAM, "host", "setup")
+    host.ok(lab_machine.PROGRAM, "host", "setup", "--config", "/etc/vmfence.conf")
     return host, bridge
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -104,7 +105,7 @@ def _in_service() -> str | None:
     """Return the configuration that the service has, None for none.  Raises VmfenceError when unclear, or gone."""
     path = config_search.in_service()
     if path is not None and not os.path.lexists(path):
-        remedy = "put it back, or name another with --config"
+        remedy = f"put it back, or have a new one made: vmfence host setup --config {shlex.quote(path)}"
         raise VmfenceError(f"the configuration of the service, {path}, is gone", "", remedy)
     return path
 
