@@ -64,7 +64,7 @@ class PowerWatcher:
                 if node := self._nodes.get(guest):
                     with contextlib.suppress(
                         LabError
-                    ):  # one that does not boot stays away: who waits for it has its log
+                    ):  # who waits for one that does not boot has its log
                         node.start() if word == "on" else node.power_off()
 
 
