@@ -62,9 +62,7 @@ class PowerWatcher:
             for line in lines:
                 guest, word = line.split()
                 if node := self._nodes.get(guest):
-                    with contextlib.suppress(
-                        LabError
-                    ):  # who waits for one that does not boot has its log
+                    with contextlib.suppress(LabError):  # who waits for one that does not boot has its log
                         node.start() if word == "on" else node.power_off()
 
 
