@@ -7,6 +7,13 @@ import click
 from vmfence.cli.output import printable
 from vmfence.host import config_search
 
+option = click.option(
+    "-f",
+    "--config",
+    metavar="FILE",
+    help="Configuration; else the one that the service has, /etc/vmfence.conf, or /etc/fence_virt.conf.",
+)
+
 
 def find(explicit: str | None) -> str:
     """Return the path of the configuration to read.  Raises ConfigError, VmfenceError as config_search.find()."""

@@ -22,7 +22,7 @@ ALL_S, FIRST_S = 9.0, 2.0
 @click.command()
 @checking.check_options
 @checking.fix_options
-@click.option("-f", "--config", metavar="FILE", help="Configuration; else /etc/vmfence.conf, /etc/fence_virt.conf.")
+@config_choice.option
 @click.pass_context
 def check(
     ctx: click.Context,

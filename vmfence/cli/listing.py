@@ -20,7 +20,7 @@ _HEAD = ("NAME", "UUID", "STATE", "BRIDGES", "MAY BE FENCED BY")
 
 
 @click.command("list")
-@click.option("-f", "--config", metavar="FILE", help="Configuration; else /etc/vmfence.conf, /etc/fence_virt.conf.")
+@config_choice.option
 @click.option(
     "--uri",
     "uris",

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from vmfence.cli import consent
+from vmfence.cli import config_choice, consent
 from vmfence.cli.output import Output, Progress, printable
 from vmfence.errors import NotPermitted
 from vmfence.host import ground, steps
@@ -47,7 +47,7 @@ def _listeners(context: click.Context, option: click.Parameter, given: tuple[str
 @click.option(
     "--key-file", metavar="FILE", help="Shared key, made when missing.  [default: /etc/cluster/fence_xvm.key]"
 )
-@click.option("-f", "--config", metavar="FILE", help="Configuration; else /etc/vmfence.conf, /etc/fence_virt.conf.")
+@config_choice.option
 @click.option("--no-firewall", is_flag=True, help="Leave the firewall alone.")
 @click.option("--no-service", is_flag=True, help="Neither install nor start the systemd service.")
 @click.option("--no-check", is_flag=True, help="Do not try at the end whether it works.")

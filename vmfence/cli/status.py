@@ -22,12 +22,11 @@ from vmfence.host.history import Event
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _FORMS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
-_config = click.option("-f", "--config", metavar="FILE", help="The daemon's configuration, if not the usual one.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 
 @click.command()
-@_config
+@config_choice.option
 @click.option("-s", "--socket", "path", metavar="FILE", help="Its control socket; no configuration is read then.")
 @_as_json
 def status(config: str | None, path: str | None, as_json: bool) -> None:
@@ -54,7 +53,7 @@ def _socket(config: str | None) -> str:
 @click.option("--since", metavar="TIME", help='How far back: "2h", "3d", or a date "2026-11-23 03:00".')
 @click.option("-H", "--guest", metavar="NAME", help="Only this guest, by name or UUID.")
 @click.option("--follow", is_flag=True, help="Then show what comes, until interrupted.")
-@_config
+@config_choice.option
 @_as_json
 def history(since: str | None, guest: str | None, follow: bool, config: str | None, as_json: bool) -> None:
     """Show who fenced whom: when, by whom, with what result, how long it took."""
