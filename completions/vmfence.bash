@@ -197,7 +197,7 @@ _vmfence_keygen() {
 _vmfence_configure() {
     local cur=$1 prev=$2
     case $prev in
-        -f | --config | --import | --key-file | --serial-path) _vmfence_offer_files "$cur" ;;
+        -f | --config | --import | --key-file | --serial-path | --fenced-command) _vmfence_offer_files "$cur" ;;
         --listener) _vmfence_offer "$cur" multicast tcp vsock virtio serial ;;
         --interface)
             _vmfence_offer "$cur" none
@@ -216,7 +216,8 @@ _vmfence_configure() {
         *)
             _vmfence_offer "$cur" -f --config --import --from-scratch --print --dry-run --yes --listener --address \
                 --port --interface --tcp-address --tcp-port --vsock-port --serial-uri --serial-path --serial-mode \
-                --serial-channel --serial-guests --key-file --family --hash --auth --backend --uri --name-mode -h --help
+                --serial-channel --serial-guests --key-file --family --hash --auth --backend --uri --name-mode \
+                --fenced-command -h --help
             ;;
     esac
 }

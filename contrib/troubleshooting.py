@@ -47,6 +47,11 @@ SYMPTOMS = (
         ("host-interface-missing", "host-bridge-unheard", "host-interface-unset"),
     ),
     Symptom(
+        "`Timed out` through a serial line, a virtio port or a VM channel, while the guest's definition has it",
+        "Another program holds the socket of the channel: fence_virtd, or a console that was left open",
+        ("host-channel-unheard",),
+    ),
+    Symptom(
         "It stops when libvirt's network is restarted, or after a boot",
         "The bridge was made anew, and the membership in the multicast group went with it",
         ("host-interface-missing", "host-group", "host-network-down", "host-boot", "guest-not-heard"),
@@ -206,6 +211,31 @@ SYMPTOMS = (
         "A guest with a very long name cannot be fenced",
         "A request has room for 63 bytes of the name",
         ("host-name-long", "cluster-name-too-long"),
+    ),
+    Symptom(
+        "A pool of hosts: every request fails",
+        "The daemon is not in its pool: Corosync does not run, its libraries are missing, or the backend was changed",
+        ("host-pool-corosync", "host-pool-libraries", "host-pool-joined", "host-daemon"),
+    ),
+    Symptom(
+        "A pool of hosts: status or off of a guest that is off fails",
+        "Nobody can vouch for it: votes are not counted or lost, or the list of hosts has a gap",
+        ("host-pool-votes", "host-pool-quorum", "host-pool-nodes", "host-pool-away"),
+    ),
+    Symptom(
+        "A pool of hosts: one died, and the cluster waits for its guests for ever",
+        "Nobody tells that the host was fenced",
+        ("host-pool-away", "host-pool-fencing", "host-pool-fenced-command", "host-pool-names"),
+    ),
+    Symptom(
+        "A pool of hosts: `the name means several guests`, or a guest runs on two hosts",
+        "Hosts have guests of one name, or the same guest was started twice",
+        ("host-pool-name-twice", "host-pool-guest-twice"),
+    ),
+    Symptom(
+        "A pool of hosts: `Status: OFF` of a guest that runs on another host",
+        "A host with fence_virtd was asked, which calls guests off that it does not see",
+        ("host-pool-fence-virtd",),
     ),
     Symptom(
         "It works with `setenforce 0`",

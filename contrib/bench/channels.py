@@ -1,61 +1,117 @@
-"""What 200 guests with channels cost a daemon to which nobody says anything: processor time, and turns of its loop."""
+"""What guests with channels cost a daemon: 200 that say nothing, and one that says more than anybody can want."""
 
 from __future__ import annotations
 
 import os
 import re
 import resource
+import select
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Event, Thread
+from typing import NamedTuple
 
-from lab.channels import ChannelRig
+from lab import wire
+from lab.channels import ChannelRig, ask
 from lab.ours import CommandLine
+from lab.pipe import PATIENT, FarEnd, request
 
 from .samples import DIRECT, OURS, Group, Line, Samples
 from .world import World
 
 GUESTS = 200
-TARGET_MS = 2.0
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+IDLE_MS, FLOODED_MS = 2.0, 100.0
+_WINDOW_S = 5.0
+_SETTLE_S = 3.0
+
+
+class Cost(NamedTuple):
+    """What a process has spent: seconds of processor time, and how often its main thread has waited."""
+
+    cpu_s: float
+    waits: int
 
 
 def measure(world: World, quick: bool) -> list[Group]:
-    """Let a daemon with one guest and one with 200 idle for a while; *world* is not used."""
-    seconds = 10 if quick else 60
-    one, many = Line("one guest", DIRECT), Line(f"{GUESTS} guests", OURS)
-    cpu = Group("daemon with channels, idle, processor time each second", "ms", [one, many])
+    """Watch daemons for some windows of time each; *world* is not used."""
+    windows = 2 if quick else 6
+    one, many, flooded = Line("one guest", DIRECT), Line(f"{GUESTS} guests", OURS), Line("one of two floods", OURS)
     turns_one, turns_many = Line("one guest", DIRECT), Line(f"{GUESTS} guests", OURS)
-    turns = Group("daemon with channels, idle, wake-ups each second", "1/s", [turns_one, turns_many])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     for count, line, turn in ((1, one, turns_one), (GUESTS, many, turns_many)):
-        spent, woken = _idle([f"guest-{number:03}" for number in range(1, count + 1)], seconds)
-        line.samples, turn.samples = Samples([spent * 1000 / seconds]), Samples([woken / seconds])
-    cpu.demand(many, f"below {TARGET_MS:g} ms", lambda line: line.samples.median < TARGET_MS)
-    return [cpu, turns]
+        with _rig([f"guest-{number:03}" for number in range(1, count + 1)]) as rig:
+            for name in rig.uuids:
+                rig.connected(name)
+            spent = _watch(rig, line.label, windows)
+        line.samples = Samples([cost.cpu_s * 1000 / _WINDOW_S for cost in spent])
+        turn.samples = Samples([cost.waits / _WINDOW_S for cost in spent])
+    with _rig(("loud", "quiet")) as rig, _flood(rig.connected("loud")):
+        quiet = rig.connected("quiet")
+        spent = _watch(rig, flooded.label, windows)
+        assert ask(quiet, wire.STATUS, "loud") == wire.DONE, "the other guest was not served"
+    flooded.samples = Samples([cost.cpu_s * 1000 / _WINDOW_S for cost in spent])
+    cpu = Group("daemon with channels, processor time each second", "ms", [one, many, flooded])
+    cpu.demand(many, f"below {IDLE_MS:g} ms", lambda line: line.samples.median < IDLE_MS)
+    cpu.demand(flooded, f"below {FLOODED_MS:g} ms", lambda line: line.samples.median < FLOODED_MS)
+    return [cpu, Group("daemon with channels, idle, wake-ups each second", "1/s", [turns_one, turns_many])]
 
 
-def _idle(names: Sequence[str], seconds: int) -> tuple[float, int]:
-    """Return processor seconds and wake-ups of a daemon that is connected to all and asked nothing."""
+@contextmanager
+def _rig(names: Sequence[str]) -> Iterator[ChannelRig]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vmfence-bench-")))
-        rig = stack.enter_context(ChannelRig(CommandLine(Path(sys.executable).parent), folder / "rig", names))
-        for name in names:
-            rig.connected(name)
+        yield stack.enter_context(ChannelRig(CommandLine(Path(sys.executable).parent), folder / "rig", names))
+
+
+def _watch(rig: ChannelRig, what: str, windows: int) -> list[Cost]:
+    """Return what the daemon spends in each of some windows, when what its start left to do is done."""
+    time.sleep(_SETTLE_S)
+    found = []
+    for number in range(1, windows + 1):
+        print(f"  {what}: {number} of {windows}, {_WINDOW_S:g} s each", file=sys.stderr, flush=True)
         before = _spent(rig.daemon.pid)
-        time.sleep(seconds)
+        time.sleep(_WINDOW_S)
         after = _spent(rig.daemon.pid)
-    return after[0] - before[0], after[1] - before[1]
+        found.append(Cost(after.cpu_s - before.cpu_s, after.waits - before.waits))
+    return found
 
 
-def _spent(pid: int) -> tuple[float, int]:
-    """Return the processor seconds of a process so far, and how often its main thread has waited (proc(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+@contextmanager
+def _flood(end: FarEnd) -> Iterator[None]:
+    """Ask without end, and read the answers."""
+    is_over = Event()
+    block = b"".join(request(wire.NULL, "quiet", number) for number in range(50))
+
+    def write() -> None:
+        while not is_over.is_set():
+            end.send(block)
+
+    def read() -> None:
+        while not is_over.is_set():
+            if select.select([end.descriptor], [], [], 0.1)[0]:
+                os.read(end.descriptor, 65536)
+
+    threads = [Thread(target=work, daemon=True) for work in (write, read)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+        assert all(thread.is_alive() for thread in threads), "the flood has ended early"
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join(PATIENT)
+
+
+def _spent(pid: int) -> Cost:
+    """Return what a process has spent so far (proc(5); schedstat: nanoseconds, of each thread)."""
+    spent_ns = sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
     status = Path(f"/proc/{pid}/task/{pid}/status").read_text()
     waited = re.search(r"^voluntary_ctxt_switches:\s+(\d+)$", status, re.MULTILINE)
     assert waited is not None
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S, int(waited[1])
+    return Cost(spent_ns / 1e9, int(waited[1]))

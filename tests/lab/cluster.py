@@ -197,6 +197,9 @@ class ClusterLab:
             node.ok("crm_resource", "--refresh")
             node.ok("stonith_admin", "--history", "*", "--cleanup")
             self._wait(is_clean, ONLINE_WITHIN, "nothing left of the devices")
+        for one in self.nodes.values():  # 2.1.5 keeps what is deleted while another node joins
+            for device in one.registered_devices():
+                one.ok("stonith_admin", f"--deregister={device}")
 
     def _make_daemon(self) -> Daemon:
         (self.folder / "host").mkdir()

@@ -147,6 +147,11 @@ class Node:
             raise LabError(f"{self.name} has no power")
         return ["nsenter", f"--target={pid}", "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd"]
 
+    def registered_devices(self) -> list[str]:
+        """Return the ids of the devices that this node's fencer has."""
+        found = etree.fromstring(self.ok("stonith_admin", "--list-registered", "--output-as=xml").encode())
+        return [item.text or "" for item in found.iter("item")]
+
     def members(self) -> set[str]:
         """Return the names of the nodes that this one sees online and clean; empty while Pacemaker does not answer."""
         try:

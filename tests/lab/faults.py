@@ -18,6 +18,7 @@ _MORE_TESTS = {
     "cluster": "test_faults_cluster.py::test_each_fault_is_found_first[{}]",
     "guest": "test_faults_host.py::{}",
 }
+_FIREWALLD = "test_faults_firewalld.py::test_each_fault_is_found_first_and_its_remedy_mends_it[{}]"
 NOTHING = ""  # the code of what must not be told as a fault
 
 
@@ -49,6 +50,10 @@ def _case(command: str, code: str, name: str) -> Case:
     return Case(command, code, _TESTS[command].format(name))
 
 
+def _firewalld(name: str) -> Case:
+    return Case("host", "host-firewall", _FIREWALLD.format(name))
+
+
 def _more(command: str, code: str, name: str) -> Case:
     return Case(command, code, _MORE_TESTS[command].format(name))
 
@@ -67,6 +72,13 @@ FAULTS = (
         1,
         "the host's firewall drops UDP 1229",
         (
+            _firewalld("zone_libvirt_rejects"),
+            _firewalld("zone_libvirt_rejects_now"),
+            _firewalld("zone_libvirt_will_reject"),
+            _firewalld("bridge_of_its_own_in_zone_public"),
+            _firewalld("kept_zone_for_the_guest_will_drop"),
+            _firewalld("kept_rich_rule_will_drop"),
+            _firewalld("kept_policy_will_reject"),
             _case("host", "host-firewall", "nft_drops"),
             _case("host", "host-firewall", "iptables_drops"),
             _case("guest", "guest-not-heard", "test_the_hosts_firewall_drops_requests"),
@@ -84,7 +96,7 @@ FAULTS = (
     Fault(
         3,
         "TCP was opened on the host instead of UDP",
-        (_more("host", "host-firewall", "tcp_open_instead_of_udp"),),
+        (_more("host", "host-firewall", "tcp_open_instead_of_udp"), _firewalld("tcp_open_instead_of_udp")),
     ),
     Fault(
         4,
@@ -154,14 +166,19 @@ FAULTS = (
         (
             _case("host", "host-target-unknown", "rule_for_nobody"),
             _more("host", "host-guest-denied", "rules_forget_a_guest"),
+            Case("host", NOTHING, "test_faults_host.py::test_rules_by_uuid_hold_for_names"),
             _case("guest", "guest-no-guests", "test_access_rules_name_another_machine"),
+            _more("cluster", "cluster-guest-missing", "rules_that_allow_a_node_only_itself"),
         ),
     ),
     Fault(12, "no access rules: any guest fences any", (_more("host", "host-access-open", "no_rules"),)),
     Fault(
         13,
         "the device is stopped after failures",
-        (_more("cluster", "cluster-device-stopped", "host_was_away_when_the_device_started"),),
+        (
+            _more("cluster", "cluster-device-stopped", "host_was_away_when_the_device_started"),
+            _more("cluster", "cluster-device-failed", "start_failed_and_the_device_is_left_so"),
+        ),
     ),
     Fault(
         14,
@@ -209,6 +226,8 @@ FAULTS = (
         20,
         "one stuck request stops the daemon",
         (
+            _more("guest", "guest-not-heard", "test_one_stuck_request_stops_fence_virtd"),
+            _more("guest", NOTHING, "test_one_stuck_request_delays_nobody_else"),
             _case("host", "host-daemon", "daemon_hung"),
             _case("guest", "guest-not-answered", "test_the_hosts_libvirt_stops_or_hangs"),
         ),
@@ -234,6 +253,7 @@ FAULTS = (
         (
             _case("host", "host-key-weak", "key_typed"),
             _case("guest", "guest-key-weak", "test_a_weak_key"),
+            _more("cluster", "cluster-key-weak", "typed_key_everywhere"),
             _case("cluster", "cluster-key-unusable", "key_short"),
         ),
     ),
@@ -253,7 +273,11 @@ FAULTS = (
             _case("guest", "guest-unreachable", "test_by_tcp_nobody_listens_or_another_key"),
         ),
     ),
-    Fault(29, "the guest has moved to another host", (), "it takes two machines that migrate a guest"),
+    Fault(
+        29,
+        "the guest has moved to another host",
+        (_more("host", "host-guest-moved", "guest_migrated_away"),),
+    ),
     Fault(
         30, "IPv6 addresses that cannot be called back", (), "a guest of the lab has a global one; tested on samples"
     ),

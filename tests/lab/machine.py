@@ -14,6 +14,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from .cgroup import ControlGroup
 from .libvirtd import Libvirtd
 from .net import Namespace
 from .process import Result, clean_environment, run_client
@@ -154,9 +155,28 @@ class Machine(Bare):
 
     _namespaces = ("--mount", "--uts", "--ipc", "--pid", "--root", "--wd")
 
+    def __init__(self, folder: Path, netns: Namespace, libvirtd: Libvirtd) -> None:
+        super().__init__(folder, netns, libvirtd)
+        self._group = ControlGroup(netns.name)
+
     def __enter__(self) -> Machine:
+        self._group.__enter__()
         super().__enter__()
         return self
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._group.__exit__()
+
+    def ok(self, *argv: str) -> str:
+        """Run a program that must end with 0; return its output.  Of a unit that does not start, tell why."""
+        try:
+            return super().ok(*argv)
+        except LabError as error:
+            if argv[0] != "systemctl":
+                raise
+            journal = self.run("journalctl", "--no-pager", "--lines=40", "--unit", argv[-1]).stdout
+            raise LabError(f"{error}\n{journal}") from None
 
     def property(self, name: str, unit: str = "vmfence") -> str:
         """Return one property of a unit."""
@@ -168,7 +188,8 @@ class Machine(Bare):
         argv += ["--resolv-conf=off", "--timezone=off"]
         argv += [f"--bind={source}:{target}" for source, target in self._binds().items()]
         argv += ["--boot", "systemd.unit=basic.target", *(f"systemd.mask={unit}" for unit in MASKED)]
-        self._keeper = self._launch('exec "$@"', argv)
+        joining = "".join(f"echo $$ > {shlex.quote(str(door))}\n" for door in self._group.doors)
+        self._keeper = self._launch(f'{joining}exec "$@"', argv)
         wait_until(self._is_up, BOOTED_WITHIN, "a booted systemd", interval=0.05)
 
     def _is_up(self) -> bool:

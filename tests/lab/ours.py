@@ -56,7 +56,8 @@ def our_config(
     """
     blocks = ""
     for name, settings in listeners.items():
-        lines = "".join(f'{key} = "{value}"; ' for key, value in {"key_file": key_file, **settings}.items())
+        key = {} if name == "serial" else {"key_file": key_file}
+        lines = "".join(f'{word} = "{value}"; ' for word, value in {**key, **settings}.items())
         blocks += f"    {name} {{ {lines}}}\n"
     path = folder / "vmfence.conf"
     path.write_text(

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,43 @@ def test_status_shows_how_many_are_connected(rig: ChannelRig, vmfence: CommandLi
     wait_until(
         lambda: "serial lines of guests (2 of 2 connected)" in str(listeners(rig, vmfence)), what="both connected"
     )
+
+
+def test_a_channel_that_another_program_holds_is_not_called_connected(rig: ChannelRig, vmfence: CommandLine) -> None:
+    alpha = rig.sockets[ALPHA]
+    rig.connected(ALPHA)
+    with socket.socket(socket.AF_UNIX) as console:
+        console.connect(str(alpha.path))
+        held = alpha.accept()  # the daemon is hung up on, and comes back behind the console
+        held.send(b"hello")
+        assert console.recv(5) == b"hello"
+        rig.connected(BETA)
+        rig.wait_told(f"cannot connect to guest alpha (serial) at {alpha.path}: nobody has accepted the connection")
+        (shown,) = (one for one in listeners(rig, vmfence) if "serial" in str(one["where"]))
+        assert "(1 of 2 connected)" in str(shown["where"])
+        (who,) = shown["unheard"]  # type: ignore[misc]
+        assert who == f"alpha (serial) at {alpha.path}"
+        text = vmfence.run("host", "status", "-s", str(rig.folder / "control")).stdout
+        assert f"not heard: alpha (serial) at {alpha.path}: nobody has accepted the connection" in text
+    assert ask(alpha.accept(), wire.STATUS, BETA) == wire.DONE
+    (shown,) = (one for one in listeners(rig, vmfence) if "serial" in str(one["where"]))
+    assert ("(2 of 2 connected)" in str(shown["where"]), shown["unheard"]) == (True, {})
+
+
+def test_a_guest_that_floods_waits_and_the_others_do_not(rig: ChannelRig) -> None:
+    alpha, beta = rig.connected(ALPHA), rig.connected(BETA)
+    flood = b"".join(request(wire.NULL, BETA, seqno) for seqno in range(30_000))
+    with ThreadPoolExecutor() as pool:
+        sent = pool.submit(alpha.send, flood)
+        wait_until(lambda: rig.rejected("too many requests"), what="the pause")
+        assert ask(beta, wire.STATUS, ALPHA) == wire.DONE
+        sent.result(60)
+    alpha.send(request(wire.STATUS, BETA))
+    answers = 0
+    while alpha.read(5) != b"abba\0":
+        answers += 1
+    assert answers < 3000
+    assert ask(beta, wire.STATUS, ALPHA) == wire.DONE
 
 
 @pytest.mark.parametrize("_", range(5))

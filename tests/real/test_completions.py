@@ -251,6 +251,7 @@ def test_values(line: str, expected: set[str], shell: Shell) -> None:
         *("vmfence list -k fen", "vmfence guest list --key-file fen", "vmfence host keygen --check fen"),
         *("vmfence host configure --import fen", "vmfence host configure --key-file=fen", "vmfence host list -f fen"),
         *("vmfence host setup -f fen", "vmfence host setup --key-file fen", "vmfence host configure --yes -f fen"),
+        *("vmfence host configure --fenced-command fen", "vmfence host configure --yes --fenced-command=fen"),
         *("vmfence host daemon -f fen", "vmfence host daemon --config=fen", "vmfence host daemon -w -p fen"),
         *(f"vmfence cluster {name} --cib fen" for name in ("add-device", "remove-device", "map", "devices", "check")),
         *("vmfence cluster add-device --key-file=fen", "vmfence cluster add-device x --serial-device fen"),

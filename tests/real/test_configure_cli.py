@@ -261,11 +261,56 @@ def test_ipv6_follows_from_the_address(desk: Desk) -> None:
     assert desk.settings().listeners[0].family == "ipv6"  # type: ignore[union-attr]
 
 
-def test_cpg_asks_how_guests_are_named(desk: Desk) -> None:
-    done = desk.answer([*desk.walk[:5], "cpg", desk.uri, "both", "", "y"])
+def test_cpg_asks_how_guests_are_named_and_who_tells_of_fenced_hosts(desk: Desk) -> None:
+    answers = ["cpg", desk.uri, "both", "", "relative", "/nowhere", str(desk.key), "/bin/true", "y"]
+    done = desk.answer([*desk.walk[:5], *answers])
     assert done.exit == 0, done
-    assert (desk.settings().backend.name, desk.settings().backend.name_mode) == ("cpg", "uuid")
+    backend = desk.settings().backend
+    assert (backend.name, backend.name_mode, backend.fenced_command) == ("cpg", "uuid", "/bin/true")
     assert "warning: " not in done.stderr
+    assert asked(done).count("Program that tells whether a host was fenced") == 4
+    assert "/nowhere cannot be run: No such file" in done.stderr and "is not executable" in done.stderr
+
+
+def test_cpg_by_options(desk: Desk) -> None:
+    options = ("--backend", "cpg", "--name-mode", "name", "--fenced-command")
+    done = desk.run(*desk.options, *options, "/bin/true")
+    assert (done.exit, asked(done)) == (0, []), done
+    assert desk.settings().backend.fenced_command == "/bin/true"
+    assert "and on SIGHUP" in done.stdout
+    changed = desk.run(*desk.options, *options, "none")
+    assert changed.exit == 0 and "so restart it" in changed.stdout
+    assert desk.settings().backend.fenced_command is None
+    assert "cannot be run" in one_error(desk.run(*desk.options, *options, "/nowhere"), 2)
+    assert "--fenced-command has no use here" in one_error(desk.run(*desk.options, *options[2:], "/bin/true"), 2)
+
+
+def test_a_program_that_others_can_change_is_told(desk: Desk) -> None:
+    program = desk.target.parent / "was-fenced"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o777)
+    options = ("--backend", "cpg", "--name-mode", "name", "--fenced-command", str(program))
+    done = desk.run(*desk.options, *options)
+    assert done.exit == 0 and "others than root can change" in done.stderr
+
+
+IMPORTED = """fence_virtd { listener = "tcp"; backend = "cpg"; name_mode = "uuid"; module_path = "/usr/lib64/x/"; }
+listeners { tcp { key_file = "KEY"; address = "127.0.0.1"; port = "1229"; } }
+backends { cpg { uri = "URI"; name_mode = "name"; fenced_command = "/bin/true"; } }
+"""
+
+
+def test_a_pool_that_is_imported_keeps_its_settings(desk: Desk) -> None:
+    old = desk.target.parent / "old.conf"
+    old.write_text(IMPORTED.replace("URI", desk.uri).replace("KEY", str(desk.key)))
+    done = desk.run("--import", str(old), "--yes", "--print")
+    assert done.exit == 0, done
+    before, after = (settings.read(text, "t") for text in (old.read_bytes(), done.stdout.encode()))
+    assert (after.backend, after.daemon, after.listeners) == (before.backend, before.daemon, before.listeners)
+    assert 'fenced_command = "/bin/true";' in done.stdout
+    changed = desk.run("--import", str(old), "--yes", "--print", "--fenced-command", "none", "--name-mode", "uuid")
+    backend = settings.read(changed.stdout.encode(), "t").backend
+    assert (backend.fenced_command, backend.name_mode) == (None, "uuid")
 
 
 def test_several_uris(desk: Desk) -> None:

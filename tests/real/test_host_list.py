@@ -58,8 +58,26 @@ def test_json(desk: Desk) -> None:
     assert alpha == {
         **{"name": "alpha", "uuid": UUIDS[0], "state": "running", "persistent": True, "uri": desk.uri},
         **{"bridges": [], "macvtap": [], "unknown_networks": []},
-        **{"access": "everybody with the key", "groups": None},
+        **{"hosts": None, "access": "everybody with the key", "groups": None},
     }
+
+
+POOL = """fence_virtd { listener = "tcp"; backend = "cpg"; control_socket = "CONTROL"; }
+listeners { tcp { key_file = "/k"; } } backends { cpg { uri = "URI"; } }
+"""
+
+
+def test_a_pool_without_its_daemon_is_told_and_what_is_here_shown(desk: Desk) -> None:
+    desk.write(POOL.replace("URI", desk.uri).replace("CONTROL", str(desk.target.parent / "control")))
+    done = listed(desk, "-f", str(desk.target))
+    told = one_error(done, 4)
+    assert "only the guests of this host are shown" in told and "no daemon answers" in told
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["NAME", "alpha", "beta"]
+    done = listed(desk, "-f", str(desk.target), "--json")
+    assert one_error(done, 4)
+    assert [(one["name"], one["hosts"]) for one in json.loads(done.stdout)] == [("alpha", None), ("beta", None)]
+    done = listed(desk, "-f", str(desk.target), "--uri", desk.uri)
+    assert (done.exit, done.stderr) == (0, "")
 
 
 def test_unreachable(desk: Desk) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 import socket
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from lab import wire
 from lab.ours import CommandLine
 from lab.rig import LOOPBACK, Rig, no_trace, refused
 
@@ -17,6 +20,15 @@ SERIAL = {"mode": "serial", "uri": "test:///nonexistent/world.xml"}
 
 def multicast(optional: str) -> dict[str, object]:
     return {"interface": "nonexistent0", "optional": optional}
+
+
+@contextmanager
+def silent_libvirt() -> Iterator[str]:
+    """Lend the URI of a libvirt that is there and says nothing."""
+    with tempfile.TemporaryDirectory(prefix="vmf-", dir="/tmp") as short, socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(f"{short}/socket")
+        silent.listen(50)
+        yield f"qemu+unix:///system?socket={short}/socket"
 
 
 GROUPS = 'group { ip = "127.0.0.1"; uuid = "alpha"; uuid = "beta"; }'
@@ -78,10 +90,8 @@ def test_an_optional_port_that_becomes_free_is_taken(vmfence: CommandLine, tmp_p
 
 def test_an_optional_listener_whose_libvirt_is_silent_holds_up_nothing(vmfence: CommandLine, tmp_path: Path) -> None:
     """Neither the start, nor a reload, nor the end: a call to libvirt ends after 12 s at the earliest."""
-    with tempfile.TemporaryDirectory(prefix="vmf-", dir="/tmp") as short, socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(f"{short}/socket")
-        silent.listen(50)
-        serial = {"mode": "serial", "uri": f"qemu+unix:///system?socket={short}/socket", "optional": "yes"}
+    with silent_libvirt() as uri:
+        serial = {"mode": "serial", "uri": uri, "optional": "yes"}
         with Rig(vmfence, tmp_path, listeners={"serial": serial}, groups=GROUPS) as rig:
             assert "it is not open yet" in rig.daemon.log()
             rig.serves()
@@ -90,3 +100,24 @@ def test_an_optional_listener_whose_libvirt_is_silent_holds_up_nothing(vmfence: 
             assert rig.daemon.wait() == 0
             assert "cannot learn which guests run" not in rig.daemon.log(), "it did not wait for that"
             assert no_trace(rig.daemon.log())
+
+
+def test_a_new_listener_whose_libvirt_is_silent_holds_up_no_reload(vmfence: CommandLine, tmp_path: Path) -> None:
+    """The rules that come with it are in force at once; what is not open yet is told, and tried on."""
+    with silent_libvirt() as uri, Rig(vmfence, tmp_path) as rig:
+        assert rig.ask(wire.STATUS, "beta") == wire.DONE
+        rig._listeners = {**rig._listeners, "serial": {"mode": "serial", "uri": uri}}
+        rig._groups = 'group { ip = "127.0.0.1"; uuid = "alpha"; }'
+        rig.write_config()
+        rig.reload()
+        assert (
+            "no request can arrive at serial lines of guests (0 of 0 connected): it is not open yet" in rig.daemon.log()
+        )
+        assert "cannot learn which guests run" not in rig.daemon.log(), "it did not wait for that"
+        assert rig.ask(wire.STATUS, "beta") == wire.DENIED
+        shown = vmfence.run("host", "status", "-s", str(tmp_path / "control")).stdout
+        assert "serial lines of guests (0 of 0 connected): closed" in shown
+        rig.wait_told("cannot learn which guests run")
+        rig.daemon.signal(signal.SIGTERM)
+        assert rig.daemon.wait() == 0
+        assert no_trace(rig.daemon.log())

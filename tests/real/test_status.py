@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import time
@@ -21,6 +23,7 @@ from lab.process import Daemon, Result, run_client
 from lab.reference import write_key
 from lab.waiting import wait_until
 from vmfence.host.history import Event, History
+from vmfence.host.signatures import FILE_NAME
 
 GUESTS = {"alpha": "11111111-2222-3333-4444-555555555501", "beta": "11111111-2222-3333-4444-555555555502"}
 
@@ -82,7 +85,8 @@ def test_status_tells_listeners_keys_and_counts(world: World) -> None:
         assert stranger.recv(1) == b""
     found = world.status()
     assert found["pid"] == world.daemon.pid
-    assert found["listeners"] == [{"where": f"tcp 127.0.0.1 port {world.port}", "is_open": True, "trouble": ""}]
+    (listener,) = found["listeners"]
+    assert (listener["where"], listener["is_open"]) == (f"tcp 127.0.0.1 port {world.port}", True)
     assert [item["is_answering"] for item in found["hypervisors"]] == [True]
     fingerprint = json.loads(world.vmfence.run("host", "keygen", "--check", "--json", str(world.key)).stdout)
     assert [key["sha256"] for key in found["keys"]] == [fingerprint["fingerprint"]]
@@ -337,6 +341,18 @@ def test_status_tells_what_the_history_lacks(world: World) -> None:
     world.fence("off", "alpha")
     assert "history: 1 records could not be written; it works again" in world.show("status").stdout
     assert [event["action"] for event in world.history()] == ["off"]
+
+
+def test_status_tells_that_signatures_are_not_kept(world: World) -> None:
+    with contextlib.closing(sqlite3.connect(world.folder / "state" / FILE_NAME, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # somebody holds the file
+        assert world.fence("off", "alpha").exit == 0
+        assert world.status()["signatures"] == {"trouble": "database is locked"}
+        lost = "accepted signatures: not kept on disk, so after a restart recordings of them count as new: database is"
+        assert lost in world.show("status").stdout
+    assert world.fence("on", "alpha").exit == 0
+    assert world.status()["signatures"] == {"trouble": ""}
+    assert "accepted signatures" not in world.show("status").stdout
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lab.cluster import ClusterLab
+from lab.cluster_node import AGENT_LAUNCHER
 from lab.desk import Terminal
 from lab.process import clean_environment
 from lab.waiting import wait_until
@@ -32,10 +33,10 @@ def idle(lab: ClusterLab) -> Iterator[str]:
         lab.hypervisor.undefine(IDLE)
 
 
-def add_device(lab: ClusterLab, name: str, host_map: str) -> None:
+def add_device(lab: ClusterLab, name: str, host_map: str, agent: str = "fence_vmfence") -> None:
     """Make a device by hand, so that nothing judges its map, and wait until the fencer has it."""
     node = lab.nodes["n1"]
-    node.ok("pcs", "stonith", "create", name, "fence_vmfence", f"pcmk_host_map={host_map}", timeout_s=LONG_S)
+    node.ok("pcs", "stonith", "create", name, agent, f"pcmk_host_map={host_map}", timeout_s=LONG_S)
     wait_until(lambda: name in node.run(["stonith_admin", "--list=n2"]).stdout, 30, f"{name} known to the fencer")
 
 
@@ -80,6 +81,63 @@ def test_devices_that_lead_to_different_guests(lab: ClusterLab, idle: str) -> No
     assert (done.exit, told["is_proven"], told["device"]) == (1, False, "right or wrong"), done
     assert {told["guest"]["name"], told["other_guests"][0]["name"]} == {"lab-n2", idle}
     assert "lead to different guests" in told["faults"][0]
+
+
+OTHER = "/usr/sbin/fence_other"  # for the cluster an agent of another kind
+
+
+@pytest.fixture
+def other(lab: ClusterLab) -> Iterator[str]:
+    """Install OTHER on every node, and lend the name of a device of it that fences every node."""
+    for node in lab.nodes.values():
+        node.disk.write(OTHER, AGENT_LAUNCHER, 0o755)
+    try:
+        yield "other"
+    finally:
+        for node in lab.nodes.values():
+            node.disk.path(OTHER).unlink()
+
+
+def test_a_device_of_another_kind_may_have_done_it(lab: ClusterLab, other: str) -> None:
+    add_device(lab, "fence", lab.host_map)
+    add_device(lab, other, lab.host_map, "fence_other")
+    node = lab.nodes["n1"]
+    refused = node.run(words("prove", "--yes"), timeout_s=LONG_S)
+    assert (refused.exit, "device other (fence_other) may fence it too" in refused.stderr) == (1, True), refused
+    assert "pcs stonith disable other" in refused.stderr
+    done = node.run(words("fence", "--yes", "--json"), timeout_s=LONG_S)
+    assert (done.exit, json.loads(done.stdout)["other_means"]) == (0, ["device other (fence_other)"]), done
+    lab.wait_online()
+    node.ok("pcs", "constraint", "location", other, "avoids", "n1", timeout_s=LONG_S)
+    wait_until(lambda: other not in node.run(["stonith_admin", "--list=n2"]).stdout, 30, "banned from n1")
+    assert "device other" in node.run(words("prove", "--yes"), timeout_s=LONG_S).stderr
+    node.ok("pcs", "stonith", "disable", other, timeout_s=LONG_S)
+    assert node.run(words("prove", "--dry-run"), timeout_s=LONG_S).exit == 0
+
+
+def test_a_node_that_resets_itself_proves_nothing(lab: ClusterLab) -> None:
+    add_device(lab, "fence", lab.host_map)
+    node = lab.nodes["n1"]
+    node.ok("vmfence", "cluster", "properties", "set", "fence-reaction=panic", "--yes", timeout_s=LONG_S)
+    refused = node.run(words("prove", "--yes"), timeout_s=LONG_S)
+    assert (refused.exit, "fence-reaction=panic resets a node" in refused.stderr) == (1, True), refused
+    told = json.loads(node.run(["vmfence", "cluster", "check", "--only", "cluster-fence-reaction", "--json"]).stdout)
+    assert [one["severity"] for one in told["findings"]] == ["warning"]
+    assert events(lab) == []
+    node.ok("vmfence", "cluster", "properties", "set", "fence-reaction=stop", "--yes", timeout_s=LONG_S)
+    assert node.run(words("prove", "--dry-run"), timeout_s=LONG_S).exit == 0
+
+
+def test_a_map_to_a_wrong_guest_that_runs_is_found_out(lab: ClusterLab, idle: str) -> None:
+    """The guest goes down and up, and its node hears that it was fenced, stops and stays away."""
+    add_device(lab, "fence", f"n1:lab-n1;n2:{idle}")
+    lab.hypervisor.power_on(idle)
+    before = lab.guest_id("n2")
+    done = lab.nodes["n1"].run(words("prove", "--yes", "--json", "--timeout", "10"), timeout_s=LONG_S)
+    (proof,) = json.loads(done.stdout)
+    assert (done.exit, proof["guest"], proof["is_proven"]) == (1, idle, False), done
+    assert "did not come back into the cluster" in proof["reason"]
+    assert lab.guest_id("n2") == before
 
 
 @pytest.mark.parametrize("command", ["fence", "prove"])

@@ -5,6 +5,7 @@ Which test produces which fault is in lab/faults.py.
 
 from __future__ import annotations
 
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,25 @@ def mistake(code: str, severity: str = "error") -> Any:
 @mistake("cluster-device-stopped")
 def host_was_away_when_the_device_started(lab: ClusterLab, node: Node, undo: ExitStack, folder: Path) -> None:
     """The host is back, and the device stays stopped until somebody says so."""
-    undo.callback(node.ok, "pcs", "stonith", "cleanup", "fence")
-    undo.callback(lambda: lab.daemon.running() or lab.daemon.start().wait_for_line(READY))
-    node.ok("pcs", "stonith", "disable", "fence", "--wait=30")
-    lab.daemon.stop()
-    update(node, "timeout=2")
-    node.ok("pcs", "stonith", "enable", "fence")
-    wait_until(lambda: failures(node) == len(lab.nodes), 60, "a device that failed on every node", interval=0.5)
-    lab.daemon.start().wait_for_line(READY)
+    host_was_away(lab, node, undo, len(lab.nodes))
+
+
+@mistake("cluster-device-failed")
+def start_failed_and_the_device_is_left_so(lab: ClusterLab, node: Node, undo: ExitStack, folder: Path) -> None:
+    """By on-fail=block the cluster tries no other node."""
+    host_was_away(lab, node, undo, 1, "op", "start", "interval=0s", "timeout=20s", "on-fail=block")
+
+
+@mistake("cluster-key-weak", "warning")
+def typed_key_everywhere(lab: ClusterLab, node: Node, undo: ExitStack, folder: Path) -> None:
+    key = lab.key.read_bytes()
+    undo.callback(use_key, lab, key)
+    use_key(lab, b"somebody has typed this key by hand, so it is text\n")
+
+
+@mistake("cluster-guest-missing")
+def rules_that_allow_a_node_only_itself(lab: ClusterLab, node: Node, undo: ExitStack, folder: Path) -> None:
+    rules(lab, undo, [f'ip = "{each.ipv4}"; uuid = "{lab.guest(name)}";' for name, each in lab.nodes.items()])
 
 
 @mistake("cluster-callback-port", "warning")
@@ -69,6 +81,43 @@ def guest_that_cannot_start(lab: ClusterLab, node: Node, undo: ExitStack, folder
     undo.callback(node.ok, "stonith_admin", "--history", "*", "--cleanup")
     node.ok("stonith_admin", "--reboot", "n2", "--timeout", "30")
     wait_until(lambda: errors(node) == [], 60, "a cluster that knows of the fencing", interval=0.5)
+
+
+def host_was_away(lab: ClusterLab, node: Node, undo: ExitStack, count: int, *words: str) -> None:
+    """Start the device, with more settings in *words*, while no host answers, until so many starts have failed."""
+    undo.callback(node.ok, "pcs", "stonith", "cleanup", "fence")
+    undo.callback(lambda: lab.daemon.running() or lab.daemon.start().wait_for_line(READY))
+    node.ok("pcs", "stonith", "disable", "fence", "--wait=30")
+    lab.daemon.stop()
+    update(node, "timeout=2", *words)
+    node.ok("pcs", "stonith", "enable", "fence")
+    wait_until(lambda: failures(node) == count, 60, "a device that failed", interval=0.5)
+    lab.daemon.start().wait_for_line(READY)
+
+
+def use_key(lab: ClusterLab, key: bytes) -> None:
+    """Give host and nodes *key*; the daemon runs with it."""
+    lab.key.write_bytes(key)
+    for each in lab.nodes.values():
+        each.install(key)
+    reload(lab)
+
+
+def rules(lab: ClusterLab, undo: ExitStack, groups: list[str]) -> None:
+    """Give the daemon access rules of these *groups*."""
+    config = lab.folder / "host" / "vmfence.conf"
+    before = config.read_text()
+    undo.callback(reload, lab)
+    undo.callback(config.write_text, before)
+    config.write_text(f"{before}groups {{ {' '.join(f'group {{ {each} }}' for each in groups)} }}\n")
+    reload(lab)
+
+
+def reload(lab: ClusterLab) -> None:
+    """Have the daemon read its files anew."""
+    count = lab.daemon.log().count("reloaded: ")
+    lab.daemon.signal(signal.SIGHUP)
+    wait_until(lambda: lab.daemon.log().count("reloaded: ") > count, what="a reload")
 
 
 def failures(node: Node) -> int:

@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 import test_cluster_check
 import test_faults_cluster
+import test_faults_firewalld
 import test_faults_host
 import test_guest_check
 import test_host_check
@@ -18,7 +19,14 @@ from lab.faults import FAULTS, NOTHING, Case
 
 MODULES: dict[str, ModuleType] = {
     f"{module.__name__}.py": module
-    for module in (test_host_check, test_guest_check, test_cluster_check, test_faults_host, test_faults_cluster)
+    for module in (
+        test_host_check,
+        test_guest_check,
+        test_cluster_check,
+        test_faults_host,
+        test_faults_firewalld,
+        test_faults_cluster,
+    )
 }
 CASES = [case for fault in FAULTS for case in fault.cases]
 

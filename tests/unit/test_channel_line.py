@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -17,8 +18,9 @@ from vmfence.errors import PacketError
 from vmfence.host import streams
 from vmfence.host.backends.base import Guest
 from vmfence.host.history import History
+from vmfence.host.listeners import inflow, pulse
 from vmfence.host.listeners import line as module
-from vmfence.host.listeners import pulse
+from vmfence.host.listeners.acceptance import Acceptances
 from vmfence.host.listeners.line import GuestLine, Place
 from vmfence.host.listeners.pulse import Pulse
 from vmfence.host.reception import Reception
@@ -75,9 +77,8 @@ async def scene(folder: Path, *guests: Guest) -> AsyncIterator[Scene]:
 
     writers: list[asyncio.StreamWriter] = []
     server = await asyncio.start_unix_server(accepted, made.path)
-    made.line = GuestLine(
-        Place("serial", made.path, ALPHA.name, ALPHA.uuid), made.reception, made.look, lambda: made.known, made.pulse
-    )
+    place = Place("serial", made.path, ALPHA.name, ALPHA.uuid)
+    made.line = GuestLine(place, made.reception, made.look, lambda: made.known, made.pulse, Acceptances())
     try:
         yield made
     finally:
@@ -232,6 +233,118 @@ def test_too_many_requests_together(folder: Path, monkeypatch: pytest.MonkeyPatc
     play(folder, story)
 
 
+def test_a_flood_of_requests_is_not_read_for_a_while(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guest's end fills up, so that the flood costs the guest."""
+    monkeypatch.setattr(inflow, "PAUSE_S", NEVER)
+
+    async def story(made: Scene) -> None:
+        _, writer = await made.connected()
+        flood = b"".join(request(Action.NULL, "-", number) for number in range(100_000))
+        writer.write(flood)
+        await made.until(lambda: made.reception.rejects.counts["too many requests"] == 1)
+        await made.until(lambda: made.reception.describe()["in_flight"] == 0)
+        assert sum(made.reception.counts.values()) <= inflow.REQUESTS_PER_S
+        assert writer.transport.get_write_buffer_size() > len(flood) / 2
+
+    play(folder, story)
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+def test_who_asks_behind_a_flood_is_answered(folder: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """And what was asked in the flood is not begun when its client may have given up."""
+    monkeypatch.setattr(inflow, "PAUSE_S", 0.01)
+    monkeypatch.setattr(inflow, "REQUESTS_PER_S", 8)
+    monkeypatch.setattr(module, "TURNS_MAX", NEVER)
+
+    async def story(made: Scene) -> None:
+        reader, writer = await made.connected()
+        writer.write(b"".join(request(Action.NULL, "-", number) for number in range(8)))
+        writer.write(request(Action.OFF, GAMMA.name) * (size // 10))
+        writer.write(b"".join(request(Action.NULL, "-", number) for number in range(8, size)))
+        writer.write(request(Action.STATUS, BETA.name))
+        while await read(reader) != response(2):
+            pass
+        assert made.reception.rejects.counts["too many requests"] >= 1
+        assert sum(made.reception.counts.values()) < 3 * 8 + 2
+        if size > 1000:
+            assert not made.backend.power_calls()
+
+    play(folder, story)
+
+
+def test_a_flood_that_ends_with_the_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflow, "PAUSE_S", 0.01)
+
+    async def story(made: Scene) -> None:
+        _, writer = await made.connected()
+        writer.write(b"".join(request(Action.NULL, "-", number) for number in range(1000)))
+        writer.close()
+        reader, writer = await made.connected()
+        writer.write(request(Action.STATUS, ALPHA.name))
+        assert await read(reader) == response(0)
+
+    play(folder, story)
+
+
+def test_a_client_that_waits_for_its_answers_is_never_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflow, "PAUSE_S", 0.01)
+    monkeypatch.setattr(inflow, "REQUESTS_PER_S", 8)
+
+    async def story(made: Scene) -> None:
+        reader, writer = await made.connected()
+        for _ in range(50):
+            writer.write(request(Action.STATUS, BETA.name))
+            assert await read(reader) == response(2)
+        assert made.reception.counts["status", "off"] == 50
+
+    play(folder, story)
+
+
+def test_a_connection_that_nobody_accepts_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another program was first: the guest talks to that one."""
+    monkeypatch.setattr(module, "ACCEPT_S", 0.05)
+    monkeypatch.setattr(module, "AGAIN_FIRST_S", 0.0)
+
+    async def story(made: Scene) -> None:
+        await made.connected()
+        with socket.socket(socket.AF_UNIX) as held:
+            held.bind(f"{made.path}2")
+            held.listen(1)
+            place = Place("serial", f"{made.path}2", ALPHA.name, ALPHA.uuid)
+            line = GuestLine(place, made.reception, made.look, lambda: True, made.pulse, Acceptances())
+            await made.until(lambda: line.trouble() != "")
+            assert not line.is_connected()
+            await made.until(lambda: "nobody has accepted the connection" in caplog.text)
+            accepted, _ = held.accept()
+            with accepted:
+                assert (line.is_connected(), line.trouble()) == (True, "")
+                accepted.sendall(request(Action.STATUS, BETA.name))
+                await made.until(lambda: made.reception.counts["status", "off"] == 1)
+            line.close()
+            await asyncio.wait({line._task})
+
+    play(folder, story)
+
+
+def test_a_socket_that_others_wait_for_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def story(made: Scene) -> None:
+        await made.connected()
+        with socket.socket(socket.AF_UNIX) as held, socket.socket(socket.AF_UNIX) as first:
+            held.bind(f"{made.path}2")
+            held.listen(0)
+            first.connect(f"{made.path}2")
+            place = Place("serial", f"{made.path}2", ALPHA.name, ALPHA.uuid)
+            line = GuestLine(place, made.reception, made.look, lambda: True, made.pulse, Acceptances())
+            await made.until(lambda: line.trouble() == "other programs hold and await it")
+            line.close()
+            await asyncio.wait({line._task})
+        assert "other programs hold and await it" in caplog.text
+
+    play(folder, story)
+
+
 def test_a_socket_is_not_connected_to_again_while_nobody_vouches_for_the_guest(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,7 +372,7 @@ def test_what_is_behind_a_flood_of_noise_is_dropped(folder: Path, monkeypatch: p
 
     async def story(made: Scene) -> None:
         reader, writer = await made.connected()
-        writer.write(b"x" * (module.NOISE_BYTES_PER_S + 65536) + request(Action.OFF, ALPHA.name))
+        writer.write(b"x" * (inflow.NOISE_BYTES_PER_S + 65536) + request(Action.OFF, ALPHA.name))
         reader, writer = await made.connected()
         assert made.reception.rejects.counts["too much noise"] == 1
         writer.write(request(Action.STATUS, ALPHA.name))

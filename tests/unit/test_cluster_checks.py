@@ -192,6 +192,12 @@ MISTAKES: dict[str, tuple[str, Severity, Callable[[], Facts]]] = {
         lambda: set_to((3, 0, 2), fencing_enabled="true", stonith_enabled="false"),
     ),
     "blind faith": ("cluster-startup-fencing", ERROR, lambda: set_to(startup_fencing="false")),
+    "panic": ("cluster-fence-reaction", WARNING, lambda: set_to(fence_reaction="panic")),
+    "panic by the new name": (
+        "cluster-fence-reaction",
+        WARNING,
+        lambda: set_to((3, 0, 2), fencing_reaction="Panic"),
+    ),
     "quorum ignored": ("cluster-quorum-ignored", WARNING, lambda: set_to(no_quorum_policy="ignore")),
     "watchdog without SBD": ("cluster-watchdog", ERROR, lambda: set_to(stonith_watchdog_timeout="10s")),
     "watchdog too short": (
@@ -296,6 +302,11 @@ MISTAKES: dict[str, tuple[str, Severity, Callable[[], Facts]]] = {
         lambda: configured(
             cib(device(pcmk_host_map="n1:vm-1"), device("b"), levels=(Level(1, "node", "n2", ("fence",)),))
         ),
+    ),
+    "the fencer knows another one": (
+        "cluster-device-stray",
+        WARNING,
+        lambda: healthy(fencer={"n1": ("fence", "watchdog"), "n2": ("fence", "gone")}),
     ),
     "the fencer does not know it": (
         "cluster-fencer-refuses",
@@ -431,6 +442,10 @@ def test_each_mistake_is_found(code: str, severity: Severity, make: Callable[[],
     for fault in faults:
         assert fault.subject and fault.message and fault.evidence
         assert fault.remedy or fault.severity < ERROR
+
+
+def test_the_fencers_own_watchdog_is_no_stray_device() -> None:
+    assert codes(healthy(fencer={"n1": ("fence", "watchdog"), "n2": ("fence",)})) == set()
 
 
 def test_every_check_is_tried() -> None:

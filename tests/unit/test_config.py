@@ -150,10 +150,10 @@ def test_every_setting() -> None:
     found = read(FULL, "f")
     assert found.daemon == DaemonSettings(3, True, True, "ignore", "reset", "/srv/f", None, True, "/srv/c")
     assert found.listeners == (
-        MulticastSettings("multicast", "/k", Hash.SHA512, Hash.NONE, "ipv6", "ff05::3:2", 1232, None, 9),
+        MulticastSettings("/k", Hash.SHA512, Hash.NONE, 1232, 9, False, "ipv6", "ff05::3:2", None),
         TcpSettings(hash=Hash.SHA1, auth=Hash.SHA512, family="ipv6", address="::1", line=10),
         VsockSettings(port=1230, line=11),
-        SerialSettings("serial", "qemu:///session", "/run/fence/", "vmchannel", "/s", 12),
+        SerialSettings("qemu:///session", "/run/fence/", "vmchannel", "org.vmfence.0", 12),
     )
     uris = ("qemu:///system", "qemu+ssh://b/system", "xen:///")
     assert found.backend == BackendSettings("cpg", uris, "uuid", 16)
@@ -176,10 +176,10 @@ def test_listeners_without_section_have_the_defaults() -> None:
     found = settings(text + 'backends { libvirt { uri = "u"; } }')
     sha256, key = Hash.SHA256, "/etc/cluster/fence_xvm.key"
     assert found.listeners == (
-        SerialSettings("serial", None, None, "serial", None, 2),
-        VsockSettings("vsock", key, sha256, sha256, 1229, 2),
-        TcpSettings("tcp", key, sha256, sha256, "ipv4", "127.0.0.1", 1229, 2),
-        MulticastSettings("multicast", key, sha256, sha256, "ipv4", "225.0.0.12", 1229, None, 2),
+        SerialSettings(None, None, "serial", "org.vmfence.0"),
+        VsockSettings(key, sha256, sha256, 1229),
+        TcpSettings(key, sha256, sha256, 1229, family="ipv4", address="127.0.0.1"),
+        MulticastSettings(key, sha256, sha256, 1229, family="ipv4", address="225.0.0.12", interface=None),
     )
 
 
@@ -626,7 +626,9 @@ def test_repeated_key_is_a_warning_and_the_last_one_counts() -> None:
 
 def test_repeated_members_of_a_group_are_no_warning() -> None:
     found = read(FULL, "f")
-    assert [warning.line for warning in found.warnings] == [6, 10], "unknown_guest and auth of tcp, and nothing else"
+    assert [warning.line for warning in found.warnings] == [6, 10, 12], (
+        "unknown_guest, auth of tcp, key_file of serial, and nothing else"
+    )
 
 
 def test_syntax_fault_is_a_config_error_with_line() -> None:
@@ -753,6 +755,20 @@ backends { libvirt { uri = "test:///default"; } }
     (warning,) = read(text, "x").warnings
     assert warning.line == 3
     assert "fence_virtd used sha256" in str(warning)
+
+
+@pytest.mark.parametrize("setting", ['key_file = "/etc/cluster/fence_xvm.key";', 'channel = "org.vmfence.0";'])
+def test_what_means_nothing_to_serial_lines_is_warned_of(setting: str) -> None:
+    found = settings(base(f"serial {{\n{setting}\n}}", 'allow_unauthenticated = "yes";', "serial"))
+    assert found.listeners == (SerialSettings(),)
+    (warning,) = found.warnings
+    assert warning.line == 5
+    assert f"'{setting.split()[0]}' means nothing" in str(warning)
+
+
+def test_a_key_file_of_serial_lines_must_be_a_path_all_the_same() -> None:
+    (fault,) = faults(base('serial { key_file = "fence_xvm.key"; }', 'allow_unauthenticated = "yes";', "serial"))
+    assert "bad value" in fault[1]
 
 
 def test_what_fence_virtd_reads_is_read_alike() -> None:

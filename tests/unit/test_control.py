@@ -115,7 +115,7 @@ STATUS: dict[str, Any] = {
     "started_at": 1.0,
     "read_at": 1,
     "config": "/f",
-    "listeners": [{"where": "here", "is_open": True, "trouble": ""}],
+    "listeners": [{"where": "here", "is_optional": False, "is_open": True, "trouble": "", "unheard": {}}],
     "backend": "libvirt",
     "hypervisors": [{"uri": "u", "is_answering": True, "trouble": "", "connections": 1}],
     "keys": [{"owner": "o", "path": "/k", "sha256": "f"}],
@@ -124,6 +124,7 @@ STATUS: dict[str, Any] = {
     "requests": [{"action": "list", "result": "ok", "count": 1}],
     "rejected": {"why": 1},
     "last_rejected": [{"at": 1.0, "origin": "o", "reason": "r"}],
+    "signatures": {"trouble": ""},
     "history": {"lost": 0, "trouble": ""},
 }
 

@@ -379,7 +379,7 @@ PERMANENT_PORTS = tuple(f"--permanent {words}" for words in PORTS)
     ],
 )
 def test_firewalld_is_told_what_is_missing(yes: tuple[str, ...], expected: tuple[tuple[str, ...], ...]) -> None:
-    assert firewalld_missing(Firewalld(*yes), [UDP], SERVICE_FILE) == Needs(("libvirt",), expected)
+    assert firewalld_missing(Firewalld(*yes), [UDP], SERVICE_FILE) == Needs(("libvirt",), expected, (), ("libvirt",))
 
 
 def test_firewalld_without_a_zone_for_the_bridge() -> None:
@@ -523,8 +523,14 @@ def test_rules_of_the_other_iptables_are_read_too(tools: Path) -> None:
     assert firewall.look([TCP]).rules == ("iptables-legacy -I INPUT -i br0 -p tcp --dport 1229 -j ACCEPT",)
 
 
+OPENED = (
+    'case "$*" in *--list-all-zones) printf "libvirt (active)\\n  interfaces: br0\\n  ports: 1229/udp 1229/tcp\\n  '
+    'protocols: igmp\\n";; esac'
+)
+
+
 def test_rules_beside_firewalld_are_read_too(tools: Path) -> None:
-    install(tools, firewall_cmd='case "$1" in --get-zone*) echo libvirt;; esac', nft=f"echo '{ruleset([REJECT])}'")
+    install(tools, firewall_cmd=OPENED, nft=f"echo '{ruleset([REJECT])}'")
     found = firewall.look([UDP])
     assert found.zones == ("libvirt",) and not found.commands
     assert found.rules[0] == 'nft insert rule inet t in iifname "br0" udp dport 1229 accept'
@@ -534,7 +540,7 @@ def test_rules_beside_firewalld_are_read_too(tools: Path) -> None:
 
 def test_what_firewalld_has_written_beside_the_zone_is_a_doubt(tools: Path) -> None:
     """Its tables are never to be changed by nft: the next reload would undo it."""
-    install(tools, firewall_cmd='case "$1" in --get-zone*) echo libvirt;; esac')
+    install(tools, firewall_cmd=OPENED)
     install(tools, nft=f"echo '{ruleset([FROM, REJECT], table='firewalld')}'")
     found = firewall.look([TCP])
     assert not found.rules and len(found.doubts) == 1 and "firewalld may stop TCP 1229 on br0" in found.doubts[0]
@@ -549,6 +555,7 @@ def test_what_firewalld_is_about_to_be_told_counts(tools: Path) -> None:
         "*--get-zone*": "echo public",
         "*--get-default*": "echo public",
         "--state": "exit 0",
+        "*--list-all*": "exit 0",
         "*": "exit 1",
     }
     cases = " ".join(f"{pattern}) {does};;" for pattern, does in says.items())
@@ -561,9 +568,25 @@ def test_what_firewalld_is_about_to_be_told_counts(tools: Path) -> None:
     assert firewall.look([TCP]).doubts != ()
 
 
+@pytest.mark.parametrize("option", ["*zones", "*permanent*zones", "*permanent*policies"])
+def test_what_firewalld_does_not_list_is_a_doubt(tools: Path, option: str) -> None:
+    install(tools, firewall_cmd=f'case "$*" in {option}) echo no >&2; exit 252;; esac')
+    [doubt] = firewall.look([TCP]).doubts
+    assert doubt.startswith("firewall-cmd --") and doubt.endswith("failed. no.")
+    install(tools, firewall_cmd=f'case "$*" in {option}) echo " nonsense";; esac')
+    [doubt] = firewall.look([TCP]).doubts
+    assert doubt.startswith("cannot understand what firewall-cmd lists")
+
+
+def test_a_firewalld_without_policies(tools: Path) -> None:
+    """Before 0.9 firewall-cmd does not know the option."""
+    install(tools, firewall_cmd='case "$*" in *policies) exit 2;; esac')
+    assert firewall.look([TCP]).doubts == ()
+
+
 def test_the_reverse_path_filter_of_firewalld_is_no_doubt(tools: Path) -> None:
     """Every firewalld has it for IPv6."""
-    install(tools, firewall_cmd='case "$1" in --get-zone*) echo libvirt;; esac')
+    install(tools, firewall_cmd=OPENED)
     fib = {"fib": {"result": "oif", "flags": ["saddr", "mark", "iif"]}}
     filtering = [{"match": {"op": "==", "left": fib, "right": False}}, {"drop": None}]
     tcp6 = Opening("tcp", 1229, "br0", "ipv6")
@@ -581,7 +604,7 @@ def test_the_rules_of_firewalld_may_be_those_of_iptables(tools: Path) -> None:
     )
     install(tools, iptables_save=f"echo '{saved}'", firewall_cmd='case "$1" in --get-zone*) echo public;; esac')
     assert not firewall.look([TCP]).rules and len(firewall.look([TCP]).doubts) == 1
-    says_no = 'case "$*" in --state) ;; *--get-*) echo public;; *) exit 1;; esac'
+    says_no = 'case "$*" in --state) ;; *--get-*) echo public;; *--list-all*) ;; *) exit 1;; esac'
     install(tools, firewall_cmd=says_no)
     found = firewall.look([TCP])
     assert found.commands and not found.rules and not found.doubts

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import socket
 import struct
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from vmfence import diagnose
+from vmfence.cli import guest_check
 from vmfence.errors import KeyFileError, VmfenceError
 from vmfence.findings import NotAsked, Severity
 from vmfence.guest.answers import HostAnswer
@@ -70,6 +73,23 @@ def ended(*calls: Call) -> dict[str, Any]:
 
 def told(what: str, why: str = "") -> dict[str, Any]:
     return ended(replace(ANSWER, code=1, reason=VmfenceError(what, why)))
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, *words: str, **changes: Any) -> tuple[int, str]:
+    """Return the exit code and the line of a watch that looks once, without its time."""
+    monkeypatch.setattr(guest_check, "gather", lambda inquiry, limit_s: facts(**changes))
+    done = CliRunner().invoke(guest_check.check, ["--watch", "--count", "1", *words])
+    return done.exit_code, done.stdout.partition("  ")[2].rstrip("\n")
+
+
+def test_a_watch_says_ok_only_where_everything_was_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert watched(monkeypatch) == (0, "ok")
+    unread: dict[str, Any] = {"firewall": Firewall(doubts=("nft: not permitted",))}
+    code, line = watched(monkeypatch, **unread)
+    assert code == 0 and re.fullmatch(r"unknown guest-\S+: not judged, this machine's firewall cannot be read", line)
+    assert watched(monkeypatch, "--strict", **unread)[0] == 1
+    code, line = watched(monkeypatch, trial=UNHEARD, hosts=NOBODY)
+    assert code == 1 and line.startswith("error guest-not-heard: ") and "unknown" not in line
 
 
 def test_a_healthy_guest_has_no_finding_at_all() -> None:

@@ -40,6 +40,7 @@ from vmfence.packetfilter.firewall import Firewall
 from vmfence.protocol.reply import Record, State
 
 CONFIG, KEY, SYSTEM = "/etc/vmfence.conf", "/etc/cluster/fence_xvm.key", "qemu:///system"
+POOL = {check.code for check in CHECKS if check.code.startswith("host-pool-")}  # see test_pool_checks
 GROUP, NOW, PID = "225.0.0.12", 1_800_000_000.0, 4711
 UUIDS = ("11111111-2222-3333-4444-555555555501", "11111111-2222-3333-4444-555555555502")
 RECORDS = tuple(Record(f"vm-{number}", uuid, State.RUNNING) for number, uuid in enumerate(UUIDS, 1))
@@ -69,14 +70,21 @@ def libvirt(*guests: GuestFacts, **more: Any) -> Libvirt:
     return Libvirt((Inventory(SYSTEM, "QEMU 7.2.0", "9.0.0", guests),), **more)
 
 
+def listener(**changes: Any) -> dict[str, Any]:
+    made = {"where": f"multicast {GROUP} port 1229 on br0", "is_optional": False, "is_open": True, "trouble": ""}
+    return {**made, "unheard": {}, **changes}
+
+
 def status(**changes: Any) -> dict[str, Any]:
     made = {
         "pid": PID,
         "config": CONFIG,
-        "listeners": [{"where": f"multicast {GROUP} port 1229 on br0", "is_open": True, "trouble": ""}],
+        "listeners": [listener()],
         "hypervisors": [{"uri": SYSTEM, "is_answering": True, "trouble": ""}],
         "keys": [{"owner": "listener multicast", "path": KEY, "sha256": "aa"}],
         "last_rejected": [],
+        "signatures": {"trouble": ""},
+        "history": {"lost": 0, "trouble": ""},
     }
     return {**made, **changes}
 
@@ -135,9 +143,10 @@ def test_a_healthy_host_has_no_finding_but_the_open_access() -> None:
     assert codes(healthy(settings=groups(*UUIDS)), NOTE) == []
     report = diagnose.judge(CHECKS, healthy())
     assert report.unjudged == ()
-    assert {one.check.code for one in report.unasked} == {
+    assert {one.check.code for one in report.unasked} - POOL == {
         "host-multicast-route",
         "host-address-loopback",
+        "host-channel-unheard",
         "host-target-unknown",
         "host-guest-denied",
         "host-selinux",
@@ -206,9 +215,19 @@ FAULTS: dict[str, tuple[dict[str, Any], str, Severity]] = {
     ),
     "no daemon": ({"status": DOWN, "probes": (SILENT,), "holders": ()}, "host-daemon", ERROR),
     "listener closed": (
-        {"status": status(listeners=[{"where": "multicast x", "is_open": False, "trouble": "gone"}])},
+        {"status": status(listeners=[listener(is_open=False, trouble="gone")])},
         "host-listener",
         ERROR,
+    ),
+    "optional listener closed": (
+        {"status": status(listeners=[listener(is_open=False, trouble="gone", is_optional=True)])},
+        "host-listener",
+        WARNING,
+    ),
+    "a console has the channel": (
+        {"status": status(listeners=[listener(unheard={"vm-1 (serial) at /run/1": "nobody has accepted"})])},
+        "host-channel-unheard",
+        WARNING,
     ),
     "group left": ({"network": network(memberships={"br0": frozenset()}), "probes": (SILENT,)}, "host-group", ERROR),
     "group on another interface": (
@@ -272,6 +291,22 @@ FAULTS: dict[str, tuple[dict[str, Any], str, Severity]] = {
     "by hand": ({"unit": replace(UNIT, is_active=False)}, "host-beside-service", WARNING),
     "rival at boot": ({"unit": replace(UNIT, is_rival_enabled=True)}, "host-rival-at-boot", WARNING),
     "SELinux": ({"selinux": SELinux(True, ("fence_virtd: name_connect x",))}, "host-selinux", ERROR),
+    "moved": (
+        {"libvirt": libvirt(guest(1, "br0"), replace(guest(2, "br0"), state=State.SHUT_OFF, moved=True))},
+        "host-guest-moved",
+        WARNING,
+    ),
+    "signatures not kept": (
+        {"status": status(signatures={"trouble": "database or disk is full"})},
+        "host-records-unkept",
+        WARNING,
+    ),
+    "history not kept": (
+        {"status": status(history={"lost": 1, "trouble": "Read-only file system"})},
+        "host-records-unkept",
+        WARNING,
+    ),
+    "history not kept, once": ({"status": status(history={"lost": 1, "trouble": ""})}, "host-records-unkept", NOTE),
     "clock behind": ({"clock": Clock(True, NOW + 3600)}, "host-clock", WARNING),
     "clock unkept": ({"clock": Clock(False, NOW)}, "host-clock", NOTE),
     "no guests": ({"libvirt": libvirt(), "processes": ()}, "host-guests-none", NOTE),
@@ -290,7 +325,7 @@ def test_each_fault_is_the_first_that_is_found(name: str) -> None:
 def test_every_check_has_a_fault_here() -> None:
     reading = {one.code for one in CHECKS if one.code.endswith("-unread")}
     others = {"host-configuration-doubtful", "host-unauthenticated", "host-access-open", "host-snooping"}
-    others |= {"host-guest-denied"}
+    others |= {"host-guest-denied"} | POOL
     assert {code for _, code, _ in FAULTS.values()} | reading | others == {one.code for one in CHECKS}
 
 

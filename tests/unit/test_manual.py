@@ -46,9 +46,9 @@ from vmfence.config.settings import (
 from vmfence.diagnose import Report
 from vmfence.findings import ERROR, Fault, Finding
 from vmfence.guest.checks import CHECKS as GUEST_CHECKS
-from vmfence.host import unit
+from vmfence.host import pool_list, unit
 from vmfence.host.assemble import NetworkSettings
-from vmfence.host.backends.inventory import DEFAULT_URI, GuestFacts, Inventory
+from vmfence.host.backends.inventory import DEFAULT_URI, GuestFacts
 from vmfence.host.checks import CHECKS as HOST_CHECKS
 from vmfence.host.steps import State, Step
 from vmfence.protocol import reply
@@ -472,7 +472,7 @@ def test_every_property_of_the_cluster_and_no_other() -> None:
 
 
 def test_fields_of_json() -> None:
-    record = listing._record(Inventory("", "", "", ()), GuestFacts("", "", reply.State.RUNNING), None)
+    record = listing._record(pool_list.Row(GuestFacts("", "", reply.State.RUNNING), "", ""), None)
     body = options(part(source(HOST), "Ss", "vmfence host list"))[frozenset({"--json"})]
     assert all(re.search(rf"\b{name}\b", body) for name in record)
     body = options(part(source(HOST), "Ss", "vmfence host setup"))[frozenset({"--json"})]

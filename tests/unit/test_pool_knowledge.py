@@ -92,13 +92,25 @@ AT = 1795359180.0  # 2026-11-22 14:53:00 UTC
 
 
 def test_the_history_of_the_fencer() -> None:
-    assert was_fenced_since(HISTORY, "h3", AT - 10)
-    assert was_fenced_since(HISTORY, "h3", AT + 0.9)  # its times are whole seconds
-    assert not was_fenced_since(HISTORY, "h3", AT + 1)
+    now = AT + 60
+    assert was_fenced_since(HISTORY, "h3", AT - 10, now)
+    assert was_fenced_since(HISTORY, "h3", AT + 0.9, now)  # its times are whole seconds
+    assert not was_fenced_since(HISTORY, "h3", AT + 1, now)
     for other in ("h4", "h5", "h6", "h7", ""):
-        assert not was_fenced_since(HISTORY, other, 0.0)
+        assert not was_fenced_since(HISTORY, other, 0.0, now)
     with pytest.raises(VmfenceError):
-        was_fenced_since("rubbish", "h3", 0.0)
+        was_fenced_since("rubbish", "h3", 0.0, now)
+
+
+def test_a_fencing_of_the_future_is_of_a_clock_that_is_wrong() -> None:
+    """It may be one of before the host left."""
+    assert was_fenced_since(HISTORY, "h3", AT - 10, AT - 4)
+    with pytest.raises(VmfenceError, match="h3 was fenced 3600 s from now"):
+        was_fenced_since(HISTORY, "h3", AT - 3700, AT - 3600)
+    assert not was_fenced_since(HISTORY, "h7", AT - 3700, AT - 3600)
+    both = HISTORY.replace("</fence_history>", HISTORY[HISTORY.index("<fence_event") : HISTORY.index("</fence_h")])
+    both = both.replace("14:53:00", "13:53:00", 1).replace("</pacemaker-result>", "</fence_history></pacemaker-result>")
+    assert was_fenced_since(both, "h3", AT - 3700, AT - 3600)
 
 
 def test_a_command_tells_who_was_fenced(tmp_path: Path) -> None:

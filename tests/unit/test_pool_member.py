@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from vmfence.errors import DeadlineExceeded, GuestNotFound, Unreachable, VmfenceError
+from vmfence.host.backends.base import Guest
 from vmfence.host.pool import procedure
 from vmfence.host.pool.directory import GREETING_S, Directory
 from vmfence.host.pool.effects import Act, Done, FindFenced, LookHere, Send
@@ -14,9 +15,9 @@ from vmfence.host.pool.look import LOOK_S
 from vmfence.host.pool.member import Member
 from vmfence.host.pool.messages import Away, Entry, Hello, Listing, Message, Order, Query, Report, Result
 from vmfence.host.pool.procedure import Outcome
-from vmfence.host.pool.verdict import NotVouched
+from vmfence.host.pool.verdict import NotVouched, View
 from vmfence.protocol.cpg import Reply, Request, Store
-from vmfence.protocol.reply import Code
+from vmfence.protocol.reply import Code, State
 from vmfence.protocol.request import Action
 
 UUID, OTHER = "11111111-2222-3333-4444-555555555501", "11111111-2222-3333-4444-555555555502"
@@ -232,6 +233,20 @@ def test_a_host_that_dies_under_an_order_leaves_an_answer() -> None:
     (asked,) = [effect for effect in stage.take() if isinstance(effect, FindFenced)]
     stage.member.fenced_found(asked.token, frozenset(), stage.now)
     assert isinstance(stage.error(), NotVouched)
+
+
+@pytest.mark.parametrize("action", [Action.OFF, Action.REBOOT])
+def test_a_guest_whose_host_was_fenced_is_off_though_nobody_can_start_it(action: Action) -> None:
+    stage = Stage()
+    stage.member.members_changed(frozenset({1, 3}), stage.now, 5.0)
+    stage.take()
+    guest = Guest("alpha", UUID, State.SHUT_OFF)
+    view = View({1: (), 3: ()}, away={2: Away(2, 5.0, RUNNING, False, True)}, is_everybody_here=False)
+    stage.member.begin(T, procedure.carry_out(action, guest, view), stage.now + 20, stage.now)
+    (asked,) = stage.take()
+    assert asked == FindFenced(T, ((2, 5.0),))
+    stage.member.fenced_found(T, frozenset({2}), stage.now)
+    assert stage.done().result.code == Code.SUCCESS
 
 
 # Telling

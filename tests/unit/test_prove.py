@@ -386,10 +386,6 @@ def test_a_reboot_that_the_host_cannot_show_is_judged_by_the_cluster() -> None:
     assert verdict.as_dict(found)["rejoined_s"] > 2.5
 
 
-def panics(world: World) -> None:
-    world.cib = replace(CIB, properties={"fence-reaction": "panic"})
-
-
 def no_new_join(world: World) -> None:
     world.joins = {}
 
@@ -402,7 +398,15 @@ def stays_away(world: World) -> None:
     world.nature.back_s = None
 
 
-@pytest.mark.parametrize("change", [panics, no_new_join, off_the_cluster, stays_away])
+def panics(world: World) -> None:
+    world.cib = replace(CIB, properties={"fence-reaction": "Panic"})
+
+
+def has_sbd(world: World) -> None:
+    world.cib = replace(CIB, properties={"have-watchdog": "true"})
+
+
+@pytest.mark.parametrize("change", [panics, has_sbd, no_new_join, off_the_cluster, stays_away])
 def test_where_the_cluster_proves_nothing_a_way_out_is_named(change: Callable[[World], None]) -> None:
     world = unseen(World())
     change(world)
@@ -477,9 +481,129 @@ def test_a_device_that_leads_nowhere_forbids_a_rehearsal() -> None:
         prepare(world)
 
 
-def test_a_device_of_another_kind_may_have_done_it() -> None:
-    proof = hold(several(World(), "lab-n2", "lab-n2", "fence_ipmilan"))
-    assert (proof.device, proof.is_proven) == ("fence or second", True)
+# What else could have done it
+
+
+def other_kind(world: World) -> None:
+    several(world, "lab-n2", "lab-n2", "fence_ipmilan")
+
+
+def other_kind_beside_ours(world: World) -> None:
+    other_kind(world)
+    world.cib = replace(world.cib, levels=(Level(1, "node", "n2", ("fence", "second")),))
+
+
+def other_kind_later(world: World) -> None:
+    other_kind(world)
+    levels = (Level(1, "node", "n2", ("fence",)), Level(2, "node", "n2", ("second",)))
+    world.cib = replace(world.cib, levels=levels)
+
+
+def other_kind_elsewhere(world: World) -> None:
+    other_kind(world)
+    world.cib, world.devices = replace(world.cib, bans={"second": frozenset({"N1"})}), ("fence",)
+
+
+def trusted_watchdog(world: World) -> None:
+    world.cib = replace(CIB, properties={"stonith-watchdog-timeout": "-1"})
+
+
+def unreadable_watchdog(world: World) -> None:
+    world.cib = replace(CIB, properties={"stonith-watchdog-timeout": "soon"})
+
+
+def registered_by_hand(world: World) -> None:
+    world.devices = ("fence", "stray")
+
+
+MENDED = "for the time of the rehearsal: "
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (other_kind, f"device second (fence_ipmilan) may fence it too, .*; {MENDED}pcs stonith disable second"),
+        (other_kind_beside_ours, f"device second .*; {MENDED}take it out of the fencing level of ours"),
+        (other_kind_later, f"device second .*; {MENDED}pcs stonith disable second"),
+        (other_kind_elsewhere, "device second (fence_ipmilan) may fence it too"),
+        (
+            trusted_watchdog,
+            "the watchdog (stonith-watchdog-timeout=-1) may fence it too, .* set .*=0",
+        ),
+        (unreadable_watchdog, "the watchdog (stonith-watchdog-timeout=soon) may fence it too"),
+        (registered_by_hand, "device stray (not in the configuration) .*: stonith_admin --deregister=stray"),
+        (panics, "fence-reaction=Panic resets a node that hears of its own fencing, .* set fence-reaction=stop"),
+        (has_sbd, "SBD (have-watchdog=true) resets a node that hears of its own fencing"),
+    ],
+)
+def test_nothing_is_rehearsed_that_would_prove_nothing(change: Callable[[World], None], reason: str) -> None:
+    world = World()
+    change(world)
+    with pytest.raises(VmfenceError, match=reason.replace("(", r"\(").replace(")", r"\)")):
+        prepare(world)
+    assert world.commands == []
+
+
+def ours_alone_in_the_levels(world: World) -> None:
+    other_kind(world)
+    world.cib = replace(world.cib, levels=(Level(1, "node", "n2", ("fence",)),))
+
+
+def other_kind_of_another_node(world: World) -> None:
+    other_kind_elsewhere(world)
+    devices = (DEVICE, replace(world.cib.devices[1], options={"pcmk_host_list": "n3"}))
+    world.cib = replace(world.cib, devices=devices)
+
+
+def newer_name_in_an_older_pacemaker(world: World) -> None:
+    world.cib = replace(CIB, properties={"fencing-reaction": "panic"})
+
+
+def no_watchdog(world: World) -> None:
+    world.cib = replace(CIB, properties={"have-watchdog": "false", "stonith-watchdog-timeout": "0s"})
+
+
+@pytest.mark.parametrize(
+    "change", [ours_alone_in_the_levels, other_kind_of_another_node, newer_name_in_an_older_pacemaker, no_watchdog]
+)
+def test_what_cannot_have_done_it_forbids_no_rehearsal(change: Callable[[World], None]) -> None:
+    world = World()
+    change(world)
+    proof = hold(world)
+    assert (proof.device, proof.is_proven) == ("fence", True)
+
+
+def test_a_device_of_another_kind_that_may_have_done_it_is_told() -> None:
+    world = World()
+    other_kind(world)
+    found = fence(world)
+    assert verdict.faults(found) == ()
+    assert "device second (fence_ipmilan) may have fenced it" in verdict.notes(found)[0]
+    assert verdict.as_dict(found)["other_means"] == ["device second (fence_ipmilan)"]
+    assert verdict.as_dict(fence(World()))["other_means"] == []
+
+
+def test_our_device_that_this_node_may_not_use_is_watched_too() -> None:
+    world = World()
+    world.cib, world.devices = replace(CIB, bans={"fence": frozenset({"n1"})}), ()
+    assert hold(world).is_proven
+
+
+@pytest.mark.parametrize(
+    ("delegate", "fault"),
+    [("a human", "confirmed by hand that n2 is down"), ("n2", "n2 itself reported it"), ("", "")],
+)
+def test_who_carried_it_out_is_judged(delegate: str, fault: str) -> None:
+    world = World()
+    tell = world._tell
+
+    def by(node: str, action: str) -> None:
+        tell(node, action)
+        world.events[0] = replace(world.events[0], delegate=delegate)
+
+    world._tell = by  # type: ignore[method-assign]
+    told = faults(world)
+    assert fault in told and bool(told) is bool(fault)
 
 
 def test_trouble_with_this_machine_in_the_middle_is_a_fault_and_the_guest_is_started(

@@ -236,9 +236,11 @@ def test_a_full_disk_does_not_stop_fencing_nor_let_recordings_in(
     with full_disk(tmp_path):
         assert [accept(memory, n, power=True) for n in (1, 2, 3, 2, 3)] == [False, True, True, False, False]
         assert [record.levelno for record in caplog.records] == [logging.ERROR]
+        assert "disk" in memory.trouble
         memory.expire({KEY}, NOW)
     assert [accept(memory, n, power=True) for n in (1, 2, 4, 4)] == [False, False, True, False]
     assert caplog.records[-1].getMessage() == "accepted signatures are kept on disk again"
+    assert memory.trouble == ""
 
 
 def test_while_another_process_holds_the_file(tmp_path: Path, memory: SignatureMemory) -> None:

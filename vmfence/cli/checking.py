@@ -123,7 +123,7 @@ def show(report: Report, quiet: bool, as_json: bool) -> None:
     for outcome in report.outcomes:
         for line in _lines(outcome, quiet):
             click.echo(line)
-    for line in _unjudged(report) if quiet else [_summary(report)]:
+    for line in [f"{_word('unknown')}  {told}" for told in unjudged(report)] if quiet else [_summary(report)]:
         click.echo(line)
 
 
@@ -160,15 +160,14 @@ def _lines(outcome: Outcome, quiet: bool) -> Iterator[str]:
             yield from _fault_lines(check.code, fault)
 
 
-def _unjudged(report: Report) -> Iterator[str]:
-    """Yield one line for each reason why checks are not judged, so that they do not hide the errors."""
+def unjudged(report: Report) -> Iterator[str]:
+    """Yield, in words, each reason why checks are not judged, so that they do not hide the errors."""
     reasons: dict[str, list[str]] = {}
     for one in report.unjudged:
         if one.missing is not None:
             reasons.setdefault(printable(one.missing.what), []).append(one.check.code)
     for reason, codes in reasons.items():
-        told = f"{codes[0]}: not judged, {reason}" if len(codes) == 1 else f"{len(codes)} checks not judged: {reason}"
-        yield f"{_word('unknown')}  {told}"
+        yield f"{codes[0]}: not judged, {reason}" if len(codes) == 1 else f"{len(codes)} checks not judged: {reason}"
 
 
 def _fault_lines(code: str, fault: Fault) -> Iterator[str]:

@@ -60,6 +60,8 @@ def prove(
     Each is fenced through the cluster while all others are well and have quorum without it, watched going down at the
     host and coming back into the cluster. A reboot that the host is too fast or too busy to show is no proof: then the
     node is powered off and on once. The first failure ends it. check tells how old the last proof of a node is.
+
+    Refuses where something else may fence the node, or bring it back: that would prove nothing.
     """
     if is_all and nodes:
         raise UsageError("--all is every node but this one, and nodes are named too", "", "give one of them")

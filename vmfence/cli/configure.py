@@ -44,6 +44,7 @@ _ANSWERS = (
     ("--backend", "NAME", "libvirt or cpg."),
     ("--uri", "URI", "Where libvirt has the guests. Several: give it again."),
     ("--name-mode", "MODE", "cpg: name or uuid."),
+    ("--fenced-command", "FILE", "cpg: a program that tells whether a host was fenced; none: Pacemaker is asked."),
 )
 _SEVERAL = ("--listener", "--uri", "--serial-guests")
 
@@ -188,4 +189,17 @@ def _carry_out(target: str, before: bytes | None, after: bytes | None, new_keys:
     if after is not None:
         copy = file.replace_file(target, before, after)
         click.echo(f"{target}: written" + (f"; the file before is {copy}" if copy else ""))
-        click.echo("The daemon reads it when it starts, and on SIGHUP.")
+        click.echo(_when_read(before, after, target))
+
+
+def _when_read(before: bytes | None, after: bytes, target: str) -> str:
+    """Return when a daemon that runs takes the file at *target*."""
+    try:
+        old = None if before is None else settings.read(before, target).backend
+    except (ConfigError, ConfigErrors):
+        old = None  # no daemon runs with that
+    new = settings.read(after, target).backend
+    is_of_pool = old is not None and "cpg" in (old.name, new.name)
+    if is_of_pool and old and (old.name, old.fenced_command) != (new.name, new.fenced_command):
+        return "The daemon reads it when it starts: the pool cannot change while it runs, so restart it."
+    return "The daemon reads it when it starts, and on SIGHUP."

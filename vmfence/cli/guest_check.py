@@ -130,7 +130,12 @@ def _watch(judged: Callable[[], Report], pause_s: float, count: int | None, stri
 
 
 def _in_short(report: Report) -> str:
-    """Return the result in one line: what is wrong, without numbers that change by themselves."""
+    """Return the result in one line: what is wrong, without numbers that change by themselves.
+
+    Where nothing is, what could not be judged: that is not ok.  Behind an error it follows from it.
+    """
     worse = [one for one in report.findings if one.fault.severity > Severity.NOTE]
     told = [f"{one.fault.severity} {one.code}: {one.fault.subject}: {one.fault.message}" for one in worse]
+    if not any(one.fault.severity is Severity.ERROR for one in worse):
+        told += [f"unknown {reason}" for reason in checking.unjudged(report)]
     return printable("; ".join(told)) or "ok"

@@ -19,7 +19,7 @@ from vmfence.config.listeners import CHANNEL, SERIAL_MODES
 from vmfence.config.settings import BACKENDS, KEY_FILE, MULTICAST_ADDRESSES, PORT, TCP_ADDRESSES
 from vmfence.config.values import BadValue, Endpoint, nearest
 from vmfence.errors import UsageError, VmfenceError
-from vmfence.host import network
+from vmfence.host import network, pool_facts
 from vmfence.host.backends.inventory import DEFAULT_URI, Inventory
 from vmfence.host.configure import rules_for, section_of, value_of, with_rules, with_value
 from vmfence.host.sections import LISTENERS
@@ -129,6 +129,17 @@ class Interview:
             default = "uuid" if is_new else self._value("fence_virtd", "name_mode") or "name"
             check = values.choice("name", "uuid")
             self._ask("--name-mode", "VM naming/tracking mode (name or uuid)", place, "name_mode", default, check)
+            prompt = "Program that tells whether a host was fenced"
+            self._ask("--fenced-command", prompt, place, "fenced_command", NONE, _or_none(self._fenced_command))
+
+    def _fenced_command(self, answer: str) -> str:
+        """Check the program that the daemon will run as root, and believe.  Raises BadValue."""
+        found = pool_facts.judge(values.absolute_path(answer))
+        if found.fault:
+            raise BadValue(f"{answer} cannot be run: {found.fault}")
+        if found.open_to:
+            self._asker.warn((f"others than root can change {answer}, which the daemon will run: {found.open_to}",))
+        return answer
 
     def _rules(self, listeners: list[str]) -> None:
         """Ask who may fence whom where no key is asked for, unless the configuration says so already."""

@@ -1,4 +1,7 @@
-"""``vmfence host list``: the guests of this host, as libvirt tells them; needs no running daemon."""
+"""``vmfence host list``: the guests of this host, as libvirt tells them; needs no running daemon.
+
+Where the host is one of a pool, the guests of all its hosts: those of the others as the daemon has heard of them.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,16 @@ from vmfence.cli import config_choice
 from vmfence.cli.output import Progress, printable, table
 from vmfence.config import settings
 from vmfence.config.settings import ListenerSettings, SerialSettings, Settings
-from vmfence.errors import ConfigError, Unreachable
-from vmfence.host import choice
+from vmfence.errors import ConfigError, Unreachable, VmfenceError
+from vmfence.host import choice, pool_facts, pool_list, pool_report
 from vmfence.host.backends.inventory import GuestFacts, Inventory, candidate_uris, survey
+from vmfence.host.pool_list import Row
+from vmfence.host.pool_report import PoolReport
 from vmfence.policy import Group
 
 _HEAD = ("NAME", "UUID", "STATE", "BRIDGES", "MAY BE FENCED BY")
+_POOL_HEAD = ("NAME", "UUID", "STATE", "HOST", "BRIDGES", "MAY BE FENCED BY")
+_POOL_S = 5.0
 
 
 @click.command("list")
@@ -33,25 +40,49 @@ def list_guests(config: str | None, uris: tuple[str, ...], as_json: bool) -> Non
     """Show the guests of this host from libvirt: name, UUID, state, bridges, who may fence it.
 
     Asks libvirt itself, not the daemon. Without a configuration it looks wherever guests usually are, users' sessions
-    included. Exit code 4: some libvirt that should answer does not, so the list is incomplete.
+    included. In a pool (backend cpg) the daemon is asked as well, for the guests of the other hosts, and which host has
+    each. Exit code 4: some libvirt or daemon that should answer does not, so the list is incomplete.
     """
     configured = _configuration(config)
     named = uris or (configured.backend.uris if configured else ())
     found, silent = _ask(named or candidate_uris())
-    guests = [(one, guest) for one in found for guest in one.guests]
+    pool, trouble = (None, None) if uris or configured is None else _pool(configured)
+    rows = pool_list.rows(found, pool)
     if as_json:
-        click.echo(json.dumps([_record(one, guest, configured) for one, guest in guests], indent=2))
+        click.echo(json.dumps([_record(row, configured) for row in rows], indent=2))
     else:
-        table(_HEAD, [_row(guest, configured) for _, guest in guests])
-    if found and not guests:
+        table(_POOL_HEAD if pool else _HEAD, [_cells(row, configured, bool(pool)) for row in rows])
+    if found and not rows:
         _hint(named)
-    if configured is not None and not silent:
-        for doubt in choice.unknown_targets(configured, found):
+    if configured is not None and not silent and trouble is None:
+        elsewhere = pool.facts() if pool else ()
+        for doubt in (*(pool_list.doubts(pool) if pool else ()), *choice.unknown_targets(configured, found, elsewhere)):
             click.echo(printable(f"warning: {doubt}"), err=True)
-    for error in silent[1:] if named or not found else silent:
-        click.echo(printable(f"{'error' if named or not found else 'warning'}: {error}"), err=True)
-    if silent and (named or not found):
-        raise silent[0]
+    _tell_silent(silent, bool(named or not found), trouble)
+
+
+def _tell_silent(silent: Sequence[Unreachable], is_wanted: bool, trouble: VmfenceError | None) -> None:
+    """Tell who did not answer.  Raises the first of them when the list is incomplete without it."""
+    errors: list[VmfenceError] = [*(silent if is_wanted else ()), *([trouble] if trouble else [])]
+    for warning in () if is_wanted else silent:
+        click.echo(printable(f"warning: {warning}"), err=True)
+    for error in errors[1:]:
+        click.echo(printable(f"error: {error}"), err=True)
+    if errors:
+        raise errors[0]
+
+
+def _pool(configured: Settings) -> tuple[PoolReport | None, VmfenceError | None]:
+    """Return what the daemon tells of the pool, None without one; or why the guests of other hosts are not known."""
+    if not pool_facts.is_pool(configured):
+        return None, None
+    try:
+        report = pool_report.ask(configured.daemon.control_socket, _POOL_S)
+    except VmfenceError as error:
+        return None, pool_list.incomplete(error)
+    if report is None or not report.is_joined:
+        return None, pool_list.incomplete(pool_list.not_joined(report))
+    return report, None
 
 
 def _configuration(path: str | None) -> Settings | None:
@@ -77,28 +108,35 @@ def _ask(uris: Iterable[str]) -> tuple[list[Inventory], list[Unreachable]]:
         return survey(dict.fromkeys(uris))
 
 
-def _record(inventory: Inventory, guest: GuestFacts, configured: Settings | None) -> dict[str, object]:
-    """Return one guest for JSON.  *groups* is null where no groups decide, *access* where nothing is configured."""
-    groups = _groups(guest, configured)
+def _record(row: Row, configured: Settings | None) -> dict[str, object]:
+    """Return one guest for JSON.  *groups* is null where no groups decide, *access* where nothing is configured.
+
+    *hosts* is null where there is no pool; *persistent*, *uri* and the links where the guest is on another host alone.
+    """
+    guest, is_seen = row.guest, row.uri is not None
     return {
         "name": guest.name,
         "uuid": guest.uuid,
-        "state": guest.state_text,
-        "persistent": guest.is_persistent,
-        "uri": inventory.uri,
-        "bridges": guest.bridges,
-        "macvtap": guest.direct,
-        "unknown_networks": guest.unresolved,
+        "state": row.state,
+        "persistent": guest.is_persistent if is_seen else None,
+        "uri": row.uri,
+        "bridges": guest.bridges if is_seen else None,
+        "macvtap": guest.direct if is_seen else None,
+        "unknown_networks": guest.unresolved if is_seen else None,
+        "hosts": row.hosts,
         "access": _access(guest, configured),
-        "groups": groups,
+        "groups": _groups(guest, configured),
     }
 
 
-def _row(guest: GuestFacts, configured: Settings | None) -> tuple[str, ...]:
+def _cells(row: Row, configured: Settings | None, is_pool: bool) -> tuple[str, ...]:
+    guest = row.guest
     links = [*guest.bridges, *(f"{name} (macvtap)" for name in guest.direct)]
     links += [f"{name} (unknown network)" for name in guest.unresolved]
+    shown = ", ".join(links) or "none" if row.uri is not None else "not seen from here"
     access = _access(guest, configured) or "no configuration"
-    return guest.name, guest.uuid, guest.state_text, ", ".join(links) or "none", access
+    places = (row.places,) if is_pool else ()
+    return guest.name, guest.uuid, row.state, *places, shown, access
 
 
 def _groups(guest: GuestFacts, configured: Settings | None) -> list[str] | None:

@@ -90,6 +90,8 @@ def _status_lines(found: dict[str, Any]) -> Iterable[str]:
     yield "listeners"
     for listener in found["listeners"]:
         yield f"  {listener['where']}: {'open' if listener['is_open'] else listener['trouble']}"
+        for place, reason in listener["unheard"].items():
+            yield f"    not heard: {place}: {reason}"
     yield f"backend {found['backend']}"
     for hypervisor in found["hypervisors"]:
         state = "answers" if hypervisor["is_answering"] else hypervisor["trouble"]
@@ -102,6 +104,9 @@ def _status_lines(found: dict[str, Any]) -> Iterable[str]:
     yield f"requests: {found['in_flight']} in flight"
     for count in found["requests"]:
         yield f"  {count['action']} {count['result']}: {count['count']}"
+    if found["signatures"]["trouble"]:
+        why = found["signatures"]["trouble"]
+        yield f"accepted signatures: not kept on disk, so after a restart recordings of them count as new: {why}"
     past_trouble = found["history"]
     if past_trouble["lost"]:
         last = f", the last one: {past_trouble['trouble']}" if past_trouble["trouble"] else "; it works again"

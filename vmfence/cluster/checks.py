@@ -9,6 +9,7 @@ from vmfence.cluster import (
     checks_nodes,
     checks_options,
     checks_properties,
+    checks_settings,
     checks_timing,
 )
 from vmfence.findings import NOTE, WARNING, Check, unread
@@ -89,6 +90,7 @@ READING = (
 )
 CHECKS: tuple[Check, ...] = (
     *READING,
+    *checks_settings.CHECKS,
     *checks_properties.CHECKS,
     *checks_devices.CHECKS,
     *checks_options.CHECKS,

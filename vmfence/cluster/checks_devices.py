@@ -11,6 +11,7 @@ from vmfence.cluster import properties
 from vmfence.cluster.checks_properties import CLUSTER
 from vmfence.cluster.facts import AGENT_FOLDER, Facts
 from vmfence.cluster.pcs import command_line
+from vmfence.cluster.rivals import WATCHDOG
 from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, WARNING, Check, Fault
 
@@ -33,6 +34,18 @@ def _none(facts: Facts) -> Iterator[Fault]:
         f"devices configured: {len(cib.devices)}{f', all disabled: {ids}' if ids else ''}",
         command_line(["pcs", "stonith", "enable", cib.devices[0].id]) if ids else "vmfence cluster add-device",
     )
+
+
+def _stray(facts: Facts) -> Iterator[Fault]:
+    nodes: dict[str, list[str]] = {}
+    for node, ids in facts.fencer.items():
+        for device_id in ids:
+            if facts.cib.device(device_id) is None and device_id != WATCHDOG:
+                nodes.setdefault(device_id, []).append(node)
+    for device_id, names in nodes.items():
+        message = "the fencer of this node has a device that the configuration does not have, and may use it"
+        seen = f"stonith_admin --list names it for {', '.join(names)}"
+        yield Fault(WARNING, device_id, message, seen, command_line(["stonith_admin", f"--deregister={device_id}"]))
 
 
 def _disabled(facts: Facts) -> Iterator[Fault]:
@@ -163,6 +176,16 @@ CHECKS = (
         failures is different: Pacemaker still fences with it.""",
         _disabled,
         _CIB,
+    ),
+    Check(
+        "cluster-device-stray",
+        "the fencer of this node has only devices of the configuration",
+        """A device that was deleted while another node was joining stays in the fencers of the others, which still use
+        it, with the options that it had then (seen with Pacemaker 2.1.5). Who registers one with stonith_admin makes
+        one, too. It goes when it is taken away, or with a restart of the cluster on that node. Run this check on every
+        node.""",
+        _stray,
+        ("cib", "fencer"),
     ),
     Check(
         "cluster-device-banned",

@@ -1,4 +1,4 @@
-"""Checks of the cluster properties that matter to fencing.  Pure.
+"""Checks of the cluster properties that matter to fencing, and of what they have to do with each other.  Pure.
 
 Source: Pacemaker's lib/common/options.c and Pacemaker Explained, "Cluster Options" and "Fencing".
 """
@@ -27,22 +27,10 @@ def set_property(facts: Facts, name: str, value: str) -> str:
     return command_line(["pcs", "property", "set", f"{spelled}={value}"])
 
 
-def _value(facts: Facts, name: str) -> tuple[str, str]:
+def in_force(facts: Facts, name: str) -> tuple[str, str]:
     """Return the effective value of a property, and as evidence how it is set."""
     value, is_set, spelled = properties.effective(facts.cib, facts.version, name)
     return value, f"{spelled}={value}" if is_set else f"{spelled} is not set, its default is {value}"
-
-
-def _disabled(facts: Facts) -> Iterator[Fault]:
-    if not properties.is_true(facts.cib, facts.version, "stonith-enabled"):
-        number = len(facts.cib.resources)
-        yield Fault(
-            ERROR,
-            CLUSTER,
-            "fencing is off: a lost node is taken for dead, and two nodes may write to one disk",
-            f"{_value(facts, 'stonith-enabled')[1]}; resources configured: {number}",
-            set_property(facts, "stonith-enabled", "true"),
-        )
 
 
 def _ignored(facts: Facts) -> Iterator[Fault]:
@@ -94,36 +82,6 @@ def _is_valid(one: Property, value: str, version: tuple[int, ...]) -> bool:
     return True
 
 
-def _quorum_ignored(facts: Facts) -> Iterator[Fault]:
-    value, evidence = _value(facts, "no-quorum-policy")
-    if value.lower() == "ignore":
-        yield Fault(
-            WARNING,
-            CLUSTER,
-            "quorum is ignored: a minority may fence the majority and take over its resources",
-            f"{evidence}; members: {len(facts.coverage.members)}",
-            set_property(facts, "no-quorum-policy", "stop"),
-        )
-
-
-def _startup(facts: Facts) -> Iterator[Fault]:
-    if not properties.is_true(facts.cib, facts.version, "startup-fencing"):
-        yield Fault(
-            ERROR,
-            CLUSTER,
-            "a node that was never seen is taken for dead without being fenced, and may be running resources",
-            _value(facts, "startup-fencing")[1],
-            set_property(facts, "startup-fencing", "true"),
-        )
-
-
-def _action(facts: Facts) -> Iterator[Fault]:
-    value, evidence = _value(facts, "stonith-action")
-    if value.lower() in ("off", "poweroff"):
-        message = "a fenced node stays off until somebody starts its guest; some want that, to end fence loops"
-        yield Fault(NOTE, CLUSTER, message, evidence, set_property(facts, "stonith-action", "reboot"))
-
-
 def _concurrent(facts: Facts) -> Iterator[Fault]:
     nodes = facts.coverage.members
     if _is_serial(facts) and len(nodes) > 2:
@@ -132,7 +90,7 @@ def _concurrent(facts: Facts) -> Iterator[Fault]:
             WARNING if is_set else NOTE,
             CLUSTER,
             "nodes are fenced one after another: when several are lost at once, recovery waits for each",
-            f"{_value(facts, 'concurrent-fencing')[1]}; members: {len(nodes)}",
+            f"{in_force(facts, 'concurrent-fencing')[1]}; members: {len(nodes)}",
             set_property(facts, "concurrent-fencing", "true"),
         )
 
@@ -149,9 +107,9 @@ def _never_several(facts: Facts) -> VmfenceError | None:
 
 
 def _watchdog(facts: Facts) -> Iterator[Fault]:
-    value, evidence = _value(facts, "stonith-watchdog-timeout")
+    _, evidence = in_force(facts, "stonith-watchdog-timeout")
     try:
-        timeout_s = parse_duration(value.lstrip("-")) * (-1 if value.startswith("-") else 1)
+        timeout_s = properties.watchdog_s(facts.cib, facts.version)
     except VmfenceError:
         return  # told as invalid
     has_watchdog = facts.cib.properties.get("have-watchdog", "false").lower() == "true"
@@ -167,19 +125,11 @@ def _watchdog(facts: Facts) -> Iterator[Fault]:
 
 
 def _no_watchdog(facts: Facts) -> VmfenceError | None:
-    value, evidence = _value(facts, "stonith-watchdog-timeout")
     try:
-        is_used = bool(parse_duration(value.lstrip("-")))
+        is_used = bool(properties.watchdog_s(facts.cib, facts.version))
     except VmfenceError:
-        return NotReached(f"{evidence} is no duration")
+        return NotReached(f"{in_force(facts, 'stonith-watchdog-timeout')[1]} is no duration")
     return None if is_used else NotAsked("watchdog fencing is not configured")
-
-
-def _maintenance(facts: Facts) -> Iterator[Fault]:
-    if properties.is_true(facts.cib, facts.version, "maintenance-mode"):
-        message = "the cluster is in maintenance: it manages nothing, devices included"
-        evidence = _value(facts, "maintenance-mode")[1]
-        yield Fault(WARNING, CLUSTER, message, evidence, set_property(facts, "maintenance-mode", "false"))
 
 
 def _priority(facts: Facts) -> Iterator[Fault]:
@@ -227,33 +177,6 @@ def _dotted(version: tuple[int, ...]) -> str:
 _NEEDS = ("cib", "version")
 CHECKS = (
     Check(
-        "cluster-fencing-disabled",
-        "fencing is enabled",
-        """Without fencing the cluster believes that a node which it lost is dead. If it is only cut off, two nodes run
-        the same resources and write to the same disk: data is lost.
-
-        Tutorials advise to set stonith-enabled=false because resources do not start without a device. Make a device
-        instead (vmfence cluster add-device), then enable fencing again.""",
-        _disabled,
-        _NEEDS,
-    ),
-    Check(
-        "cluster-startup-fencing",
-        "nodes that were never seen are fenced",
-        """A node that does not join when the cluster starts may be running resources behind a broken network. startup-
-        fencing=false takes it for dead without looking.""",
-        _startup,
-        _NEEDS,
-    ),
-    Check(
-        "cluster-quorum-ignored",
-        "quorum decides who may fence",
-        """With no-quorum-policy=ignore every part of a split cluster goes on, and may fence the others. Two nodes do
-        not need it: Corosync's two_node keeps quorum on either of them.""",
-        _quorum_ignored,
-        _NEEDS,
-    ),
-    Check(
         "cluster-watchdog",
         "watchdog fencing, if configured, is real",
         """With a watchdog timeout the cluster takes a node for dead after that time, because its watchdog resets it.
@@ -262,13 +185,6 @@ CHECKS = (
         _watchdog,
         (*_NEEDS, "watchdog_s"),
         doubt=_no_watchdog,
-    ),
-    Check(
-        "cluster-maintenance-mode",
-        "the cluster is not in maintenance",
-        """In maintenance mode the cluster starts, stops and monitors nothing, so a device that fails is not seen.""",
-        _maintenance,
-        _NEEDS,
     ),
     Check(
         "cluster-property-invalid",
@@ -290,13 +206,6 @@ CHECKS = (
         "no property is set under both of its names",
         """Since Pacemaker 3.0.2 a property may stand there twice, as stonith- and as fencing-. The new name wins.""",
         _conflict,
-        _NEEDS,
-    ),
-    Check(
-        "cluster-fencing-action",
-        "a fenced node is started again",
-        """With stonith-action=off a fenced guest stays off. That ends fence loops, but every outage needs a person.""",
-        _action,
         _NEEDS,
     ),
     Check(

@@ -15,6 +15,7 @@ from vmfence import xmldoc
 from vmfence.errors import VmfenceError
 
 SUCCESS, FAILED, PENDING = "success", "failed", "pending"
+A_HUMAN = "a human"  # the delegate of what somebody confirmed by hand, with stonith_admin --confirm (fenced_remote.c)
 _HISTORY, _METADATA = "the fencer's history", "the agent's metadata"
 
 

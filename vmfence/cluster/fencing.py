@@ -202,5 +202,5 @@ def _could_show_itself(found: Fencing) -> bool:
     Not where it comes back anyhow: because it was on its way in before, or resets itself when it hears of its fencing.
     """
     is_wanting = found.is_claimed and not found.is_off and found.is_unseen and len(found.watched) == 1
-    is_telling = found.was_online and found.aim.node_id >= 0 and not found.aim.has_panic
+    is_telling = found.was_online and found.aim.node_id >= 0 and not found.aim.resetters
     return is_wanting and is_telling and not found.course.began_off and found.course.last.sight is Sight.RUNNING

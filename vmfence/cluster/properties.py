@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, TypeVar
 
 from vmfence.cluster.cib import Cib
 from vmfence.cluster.durations import parse_boolean, parse_duration
 from vmfence.errors import UsageError, VmfenceError
 
 Version = tuple[int, ...]
+Parsed = TypeVar("Parsed", bool, float)
 RENAMED_SINCE = (3, 0, 2)
 
 
@@ -182,18 +183,35 @@ def effective(cib: Cib, version: Version, name: str) -> Effective:
 
 def is_true(cib: Cib, version: Version, name: str) -> bool:
     """Return whether the boolean property *name* is in force; what Pacemaker cannot read counts as the default."""
-    try:
-        return parse_boolean(effective(cib, version, name).value)
-    except VmfenceError:
-        return parse_boolean(default(name, version))
+    return _parsed(cib, version, name, parse_boolean)
+
+
+def word(cib: Cib, version: Version, name: str) -> str:
+    """Return what is in force for *name* in lower case, a boolean as true or false however it is written."""
+    if find(name).kind is _SWITCH:
+        return "true" if is_true(cib, version, name) else "false"
+    return effective(cib, version, name).value.strip().lower()
 
 
 def seconds(cib: Cib, version: Version, name: str) -> float:
     """Return the time in force for *name* in seconds; what Pacemaker cannot read counts as the default."""
+    return _parsed(cib, version, name, parse_duration)
+
+
+def _parsed(cib: Cib, version: Version, name: str, parse: Callable[[str], Parsed]) -> Parsed:
     try:
-        return parse_duration(effective(cib, version, name).value)
+        return parse(effective(cib, version, name).value)
     except VmfenceError:
-        return parse_duration(default(name, version))
+        return parse(default(name, version))
+
+
+def watchdog_s(cib: Cib, version: Version) -> float:
+    """Return after how many seconds a watchdog is trusted: 0: never, negative: twice SBD_WATCHDOG_TIMEOUT.
+
+    Raises VmfenceError for what is no time; Pacemaker takes that for a negative one.
+    """
+    value = effective(cib, version, "stonith-watchdog-timeout").value
+    return parse_duration(value.removeprefix("-")) * (-1 if value.startswith("-") else 1)
 
 
 def writable_name(name: str, version: Version, listed: Collection[str] | None = None) -> str:

@@ -20,7 +20,7 @@ from vmfence.cluster.pcs import command_line
 from vmfence.cluster.presence import Presence, condition, is_member
 from vmfence.cluster.proofs import Proof
 from vmfence.cluster.status import Status
-from vmfence.cluster.targets import Survey
+from vmfence.cluster.targets import Aim, Survey
 from vmfence.cluster.votes import Votes
 from vmfence.cluster.watch import Sight
 from vmfence.errors import VmfenceError
@@ -102,10 +102,20 @@ def prepare(node: str, means: Means) -> Survey:
         votes=found,
         votes_error=votes_error,
     )
-    against = [*obstacles(situation), *_unfit_guests(seen)]
+    against = [*obstacles(situation), *_obscurities(seen.aim), *_unfit_guests(seen)]
     if against:
         raise VmfenceError(f"{seen.aim.node} cannot be rehearsed now", "; ".join(against), seen.silence())
     return seen
+
+
+def _obscurities(aim: Aim) -> Iterator[str]:
+    """Yield why nothing that is seen would prove that a device of ours fences the node."""
+    for rival in aim.rivals:
+        why = "may fence it too, and the fencer does not tell what did"
+        yield f"{rival.what} {why}; for the time of the rehearsal: {rival.remedy}"
+    for rival in aim.resetters:
+        why = "resets a node that hears of its own fencing, so it would come back even if another guest was fenced"
+        yield f"{rival.what} {why}; for the time of the rehearsal: {rival.remedy}"
 
 
 def _unfit_guests(seen: Survey) -> Iterator[str]:

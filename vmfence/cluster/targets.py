@@ -1,6 +1,6 @@
 """How a node would be fenced: by which devices, and which guest of which host stands for it over each of them.
 
-Nobody can tell which of several devices the fencer will take, or has taken: its history names none.
+Nobody can tell which of several devices the fencer will take, or has taken: its history names none (see rivals).
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from vmfence.cluster import watch
+from vmfence.cluster import rivals, watch
 from vmfence.cluster.cib import Cib, Device
+from vmfence.cluster.coverage import Coverage
 from vmfence.cluster.hostmap import ports_of
 from vmfence.cluster.inquiry import AGENTS, inquiry_of
 from vmfence.cluster.means import Means
 from vmfence.cluster.pacemaker import Pacemaker
+from vmfence.cluster.rivals import Rival
 from vmfence.cluster.watch import Look, Sight
 from vmfence.errors import UsageError, VmfenceError
 from vmfence.guest.guests import Inquiry
@@ -39,14 +41,15 @@ class Aim:
     """The *targets* of *node* whose host can be asked, never empty, in the cluster's order.
 
     *devices*: all that the cluster may take, also those that cannot be asked.  *node_id*: corosync's, -1 for none.
-    *has_panic*: a node that hears that it was fenced resets itself (fence-reaction).
+    *rivals*: by what else it may be fenced; *resetters*: what brings it back though it was not.
     """
 
     node: str
     targets: tuple[Target, ...]
     devices: tuple[Device, ...]
     node_id: int
-    has_panic: bool
+    rivals: tuple[Rival, ...] = ()
+    resetters: tuple[Rival, ...] = ()
 
     @property
     def device(self) -> str:
@@ -154,7 +157,9 @@ def locate(node: str, cib: Cib, pacemaker: Pacemaker) -> Aim:
         nodes = ", ".join(one.name for one in cib.nodes)
         raise UsageError(f"the cluster has no node {node!r}", "", f"its nodes are: {nodes}" if nodes else "")
     able, version = pacemaker.devices_for(name), pacemaker.version()
-    devices = tuple(device for device in in_order(name, cib) if device.id in able)
+    coverage = Coverage(cib, version)
+    usable = {*able, *rivals.registered_elsewhere(name, coverage, pacemaker.node_name())}
+    devices = tuple(device for device in in_order(name, cib) if device.id in usable)
     targets = []
     why = f"the fencer has for it: {', '.join(able) or 'no device'}"
     for device in devices:
@@ -171,7 +176,15 @@ def locate(node: str, cib: Cib, pacemaker: Pacemaker) -> Aim:
     if not targets:
         remedy = "make a device for it with: vmfence cluster add-device"
         raise VmfenceError(f"no device whose host can be asked ({', '.join(AGENTS)}) fences {name}", why, remedy)
-    return Aim(name, tuple(targets), devices, corosync_id(name, cib), _has_panic(cib))
+    ours = {target.device for target in targets}
+    return Aim(
+        node=name,
+        targets=tuple(targets),
+        devices=devices,
+        node_id=corosync_id(name, cib),
+        rivals=(*rivals.other_devices(name, coverage, devices, ours), *rivals.other_means(cib, version, able)),
+        resetters=tuple(rivals.resetters(cib, version)),
+    )
 
 
 def corosync_id(node: str, cib: Cib) -> int:
@@ -194,11 +207,6 @@ def _matches(pattern: str, node: str) -> bool:
         return re.search(pattern, node, re.IGNORECASE) is not None
     except re.error:
         return False
-
-
-def _has_panic(cib: Cib) -> bool:
-    words = (cib.properties.get(name, "") for name in ("fence-reaction", "fencing-reaction"))
-    return any(word.strip().lower() == "panic" for word in words)
 
 
 def _look(target: Target, means: Means) -> Look:

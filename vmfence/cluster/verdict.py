@@ -30,6 +30,10 @@ def _faults_of_cluster(fencing: Fencing) -> Iterator[str]:
         yield "the fencer has not ended it yet"
     elif event.status != fencer.SUCCESS:
         yield f"the fencer's history calls it {event.status}{f': {event.reason}' if event.reason else ''}"
+    elif event.delegate == fencer.A_HUMAN:
+        yield f"somebody confirmed by hand that {event.target} is down, so the fencer used no device"
+    elif event.delegate.lower() == event.target.lower():
+        yield f"{event.target} itself reported it, which a node that was fenced cannot: another guest was, or nothing"
 
 
 def _faults_of_host(fencing: Fencing) -> Iterator[str]:
@@ -88,6 +92,12 @@ def _why_unseen(fencing: Fencing) -> str:
 
 def notes(fencing: Fencing) -> tuple[str, ...]:
     """Return what is worth telling and is no fault."""
+    rivals = ", ".join(rival.what for rival in fencing.aim.rivals)
+    told = (f"{rivals} may have fenced it, and not a device of ours: the fencer does not tell",) if rivals else ()
+    return (*told, *_notes_of_host(fencing))
+
+
+def _notes_of_host(fencing: Fencing) -> tuple[str, ...]:
     guest, course = fencing.target.guest, fencing.course
     if course.began_off and not fencing.was_online:
         return (f"guest {guest} was off already, so this shows nothing of the path to it",)
@@ -131,6 +141,7 @@ def as_dict(fencing: Fencing) -> Mapping[str, Any]:
         "notes": list(notes(fencing)),
         "device": fencing.aim.device,
         "agent": fencing.aim.agent,
+        "other_means": [rival.what for rival in fencing.aim.rivals],
         "fence_s": round(fencing.fence_s, 2),
         "rejoined_s": None if fencing.rejoined_s is None else round(fencing.rejoined_s, 2),
         "event": None if event is None else event.__dict__,

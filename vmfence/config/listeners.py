@@ -7,7 +7,7 @@ Defaults and meanings are those of fence_virtd 4.12.1.  Ours are: optional in ea
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Union
+from typing import Any, Callable, ClassVar, Union
 
 from vmfence.config import values
 from vmfence.config.section import Part, Shape
@@ -21,57 +21,51 @@ LISTENERS = ("multicast", "tcp", "vsock", "serial")
 SERIAL_MODES = ("serial", "vmchannel", "virtio")
 CHANNEL = "org.vmfence.0"
 
-_AUTH_KEYS = ("key_file", "hash", "auth", "optional")
+_SHARED_KEYS = ("key_file", "hash", "auth", "port", "optional")
 LISTENER_SHAPES = {
-    "multicast": Shape((*_AUTH_KEYS, "family", "address", "port", "interface")),
-    "tcp": Shape((*_AUTH_KEYS, "family", "address", "port")),
-    "vsock": Shape((*_AUTH_KEYS, "port")),
+    "multicast": Shape((*_SHARED_KEYS, "family", "address", "interface")),
+    "tcp": Shape((*_SHARED_KEYS, "family", "address")),
+    "vsock": Shape(_SHARED_KEYS),
     "serial": Shape(("uri", "path", "mode", "channel", "key_file", "optional")),
 }
 
 
 @dataclass(frozen=True)
-class MulticastSettings:
-    """Listener multicast.  *hash* is the weakest signature accepted, *auth* the hash of the challenges."""
+class NetworkSettings:
+    """What the listeners with a key share.  *hash* is the weakest signature accepted, *auth* the challenges' hash."""
 
-    name: str = "multicast"
     key_file: str = KEY_FILE
     hash: Hash = Hash.SHA256
     auth: Hash = Hash.SHA256
+    port: int = PORT
+    line: int = field(default=0, compare=False)
+    optional: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True)
+class MulticastSettings(NetworkSettings):
+    """Listener multicast."""
+
+    name: ClassVar[str] = "multicast"
     family: str = "ipv4"
     address: str = MULTICAST_ADDRESSES["ipv4"]
-    port: int = PORT
     interface: str | None = None
-    line: int = field(default=0, compare=False)
-    optional: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
-class TcpSettings:
+class TcpSettings(NetworkSettings):
     """Listener tcp.  *address* is a literal of *family* or a host name."""
 
-    name: str = "tcp"
-    key_file: str = KEY_FILE
-    hash: Hash = Hash.SHA256
-    auth: Hash = Hash.SHA256
+    name: ClassVar[str] = "tcp"
     family: str = "ipv4"
     address: str = TCP_ADDRESSES["ipv4"]
-    port: int = PORT
-    line: int = field(default=0, compare=False)
-    optional: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
-class VsockSettings:
+class VsockSettings(NetworkSettings):
     """Listener vsock."""
 
-    name: str = "vsock"
-    key_file: str = KEY_FILE
-    hash: Hash = Hash.SHA256
-    auth: Hash = Hash.SHA256
-    port: int = PORT
-    line: int = field(default=0, compare=False)
-    optional: bool = field(default=False, compare=False)
+    name: ClassVar[str] = "vsock"
 
 
 @dataclass(frozen=True)
@@ -82,14 +76,13 @@ class SerialSettings:
     that mode virtio serves.
     """
 
-    name: str = "serial"
+    name: ClassVar[str] = "serial"
     uri: str | None = None
     path: str | None = None
     mode: str = "serial"
-    key_file: str | None = None
+    channel: str = CHANNEL
     line: int = field(default=0, compare=False)
     optional: bool = field(default=False, compare=False)
-    channel: str = CHANNEL
 
 
 ListenerSettings = Union[MulticastSettings, TcpSettings, VsockSettings, SerialSettings]
@@ -97,61 +90,47 @@ ListenerSettings = Union[MulticastSettings, TcpSettings, VsockSettings, SerialSe
 
 def _multicast(part: Part) -> MulticastSettings:
     family, address = _endpoint(part, values.multicast_address, MULTICAST_ADDRESSES)
-    return MulticastSettings(
-        key_file=part.get("key_file", values.absolute_path, KEY_FILE),
-        hash=part.get("hash", values.hash_name, Hash.SHA256),
-        auth=part.get("auth", values.hash_name, Hash.SHA256),
-        family=family,
-        address=address,
-        port=part.get("port", values.port, PORT),
-        interface=part.get("interface", values.interface, None),
-        line=part.line,
-        optional=_optional(part),
-    )
+    interface = part.get("interface", values.interface, None)
+    return MulticastSettings(**_shared(part), family=family, address=address, interface=interface)
 
 
 def _tcp(part: Part) -> TcpSettings:
     family, address = _endpoint(part, values.tcp_address, TCP_ADDRESSES)
-    return TcpSettings(
-        key_file=part.get("key_file", values.absolute_path, KEY_FILE),
-        hash=part.get("hash", values.hash_name, Hash.SHA256),
-        auth=part.get("auth", values.hash_name, Hash.SHA256),
-        family=family,
-        address=address,
-        port=part.get("port", values.port, PORT),
-        line=part.line,
-        optional=_optional(part),
-    )
+    return TcpSettings(**_shared(part), family=family, address=address)
 
 
 def _vsock(part: Part) -> VsockSettings:
-    return VsockSettings(
-        key_file=part.get("key_file", values.absolute_path, KEY_FILE),
-        hash=part.get("hash", values.hash_name, Hash.SHA256),
-        auth=part.get("auth", values.hash_name, Hash.SHA256),
-        port=part.get("port", values.port, PORT),
-        line=part.line,
-        optional=_optional(part),
-    )
+    return VsockSettings(**_shared(part))
 
 
 def _serial(part: Part) -> SerialSettings:
     mode = part.get("mode", values.choice(*SERIAL_MODES), "serial")
     if "channel" in part and mode != "virtio":
         part.warn("channel", f"'channel' means nothing in mode {mode}", 'write mode = "virtio"; or remove it')
+    if "key_file" in part:
+        part.get("key_file", values.absolute_path, "")  # fence_virtd wants the file to exist, and never reads it
+        remedy = "remove it: access rules say which guests may fence each other"
+        part.warn("key_file", "'key_file' means nothing in listeners/serial, where no key is asked for", remedy)
     return SerialSettings(
         uri=part.get("uri", values.uri, None),
         path=part.get("path", values.absolute_path, None),
         mode=mode,
-        key_file=part.get("key_file", values.absolute_path, None),
-        line=part.line,
-        optional=_optional(part),
         channel=part.get("channel", values.text, CHANNEL),
+        line=part.line,
+        optional=part.get("optional", values.boolean, False),
     )
 
 
-def _optional(part: Part) -> bool:
-    return part.get("optional", values.boolean, False)
+def _shared(part: Part) -> dict[str, Any]:
+    """Return what NetworkSettings has."""
+    return {
+        "key_file": part.get("key_file", values.absolute_path, KEY_FILE),
+        "hash": part.get("hash", values.hash_name, Hash.SHA256),
+        "auth": part.get("auth", values.hash_name, Hash.SHA256),
+        "port": part.get("port", values.port, PORT),
+        "line": part.line,
+        "optional": part.get("optional", values.boolean, False),
+    }
 
 
 LISTENER_READERS: dict[str, Callable[[Part], ListenerSettings]] = {

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from vmfence.guest import checks_here, checks_trial
+from vmfence.guest import checks_conversation, checks_here, checks_hosts, checks_trial
 
-CHECKS = (*checks_here.CHECKS, *checks_trial.CHECKS)
+CHECKS = (*checks_here.CHECKS, *checks_trial.CHECKS, *checks_conversation.CHECKS, *checks_hosts.CHECKS)

@@ -103,6 +103,9 @@ def _firewall_later(facts: Facts) -> Iterator[Fault]:
                 message = "the call-back port is open now, and will not be after firewalld's next reload"
                 seen = f"zone {', '.join(dict.fromkeys(facts.firewall.zones))}"
                 yield Fault(WARNING, f"TCP {facts.trial.port}", message, seen, shlex.join(command), command)
+        for one in facts.firewall.later:
+            message = "the call-back port is open now, and firewalld will, or may, stop it after its next reload"
+            yield Fault(WARNING, f"TCP {facts.trial.port}", message, one.what, one.command)
 
 
 def _firewall_unread(facts: Facts) -> Iterator[Fault]:

@@ -124,7 +124,7 @@ def unless_admitted(facts: Facts) -> VmfenceError | None:
 def unless_kept(facts: Facts) -> VmfenceError | None:
     """Return why the firewall is not known to admit a call-back later."""
     found = facts.firewall
-    if found.commands or (found.rules and not was_called(facts.trial)):
+    if found.commands or found.later or (found.rules and not was_called(facts.trial)):
         return NotReached("the firewall does not admit the call-back port now")
     return _unread(facts)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from vmfence import keyfile
+from vmfence.config.listeners import NetworkSettings
 from vmfence.config.settings import (
     BackendSettings,
     ListenerSettings,
@@ -32,9 +33,6 @@ from vmfence.policy import Group, Policy
 from vmfence.protocol.auth import Hash, Key
 
 log = logging.getLogger(__name__)
-
-# Those with a key.
-NetworkSettings = (MulticastSettings, TcpSettings, VsockSettings)
 
 
 @dataclass(frozen=True)

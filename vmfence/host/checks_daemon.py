@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from vmfence.config.settings import MulticastSettings, TcpSettings
 from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
-from vmfence.host import checks_setup, ground, scope, unit
+from vmfence.host import checks_setup, ground, network, scope, unit
 from vmfence.host.facts import Facts
 from vmfence.host.kernel import Holder
 
@@ -74,12 +74,19 @@ def _stale(facts: Facts) -> Iterator[Fault]:
 
 
 def _listener(facts: Facts) -> Iterator[Fault]:
-    optional = {one.name for one in facts.settings.listeners if one.optional}
     for one in facts.status["listeners"]:
         if not one["is_open"]:
-            severity = WARNING if str(one["where"]).split()[0] in optional else ERROR
+            severity = WARNING if one["is_optional"] else ERROR
             message = "the daemon runs, and no request can arrive there"
             yield Fault(severity, str(one["where"]), message, str(one["trouble"]), f"journalctl -u {unit.NAME}")
+
+
+def _unheard(facts: Facts) -> Iterator[Fault]:
+    told = [each for one in facts.status["listeners"] if one["is_open"] for each in one["unheard"].items()]
+    for why in dict.fromkeys(reason for _, reason in told):
+        guests = network.some([guest for guest, reason in told if reason == why])
+        message = "the daemon does not hear what the guest writes there, so it cannot ask for fencing"
+        yield Fault(WARNING, guests, message, why, "see who holds the socket: ss -xp; then end that program")
 
 
 def _hypervisor(facts: Facts) -> Iterator[Fault]:
@@ -194,7 +201,17 @@ LISTENER = Check(
     """The daemon tells what keeps a listener closed: an interface that is gone, an address that is taken, a group that
     cannot be joined. It tries again by itself. An optional listener that is closed is a warning.""",
     _listener,
+    ("status",),
+)
+CHANNEL = Check(
+    "host-channel-unheard",
+    "the daemon is connected to all channels of guests",
+    """A hypervisor serves one program at a time at the socket of a channel. The next one is connected and waits, and
+    who was first gets what the guest says: another daemon, a console, a terminal program. The kernel tells whether a
+    connection was accepted; told is what has been so for some seconds.""",
+    _unheard,
     ("settings", "status"),
+    doubt=scope.channels,
 )
 CHECKS = (
     Check(

@@ -8,6 +8,7 @@ from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
 from vmfence.host import scope
 from vmfence.host.checks_firewall import ipv4_interfaces
 from vmfence.host.facts import Facts
+from vmfence.host.pool_report import PoolReport
 from vmfence.host.probe import Probe
 
 _LOG = "journalctl -u vmfence"
@@ -19,7 +20,7 @@ def _several(facts: Facts) -> Iterator[Fault]:
             continue
         seen = ", ".join(f"{one.peer} shows {len(one.guests)} guests" for one in (*probe.ours, *probe.others))
         views = {frozenset(guest.uuid for guest in one.guests) for one in (*probe.ours, *probe.others)}
-        if len(views) == 1:
+        if len(views) == 1 or _is_of_pool(facts, probe):
             yield Fault(NOTE, probe.where, "another host answers with the same guests: a pool of hosts", seen)
         elif len(probe.speakers) > 1:
             message = "another host answers for guests of this one, and the fastest answer wins"
@@ -32,6 +33,14 @@ def _several(facts: Facts) -> Iterator[Fault]:
         else:
             message = "another host answers on the same address with the same key"
             yield Fault(WARNING, probe.where, message, seen, "a multicast address or key for each host")
+
+
+def _is_of_pool(facts: Facts, probe: Probe) -> bool:
+    """Whether who else answers has guests of our pool alone, as its hosts do: their lists may be a moment apart."""
+    if not isinstance(facts.pool, PoolReport):
+        return False
+    known = {one.entry.uuid.lower() for one in facts.pool.sightings}
+    return all(guest.uuid.lower() in known for other in probe.others for guest in other.guests)
 
 
 def _unanswered(facts: Facts) -> Iterator[Fault]:

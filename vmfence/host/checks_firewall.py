@@ -34,6 +34,9 @@ def _firewall(facts: Facts) -> Iterator[Fault]:
             severity, message = WARNING, f"zone {zones} will not let in what the guests send after its next reload"
         is_ready = facts.accepted is True and severity is not NOTE
         yield Fault(severity, "firewalld", message, f"needed: {wanted}", remedy, fix if is_ready else None)
+    for one in found.later:
+        message = "will, or may, stop what the guests send after its next reload: it keeps what it does not do yet"
+        yield Fault(WARNING, "firewalld", message, one.what, one.command)
     if found.rules:
         seen = f"needed: {wanted}" + ("; a request of this host came through" if through else "")
         message = "rules stop, or may stop, what the guests send"
@@ -106,7 +109,8 @@ CHECKS = (
         "the firewall lets in what the guests send",
         """Guests send UDP 1229 (or the port of the configuration) to the host, and IGMP; the host connects back to the
         guests, which is their firewall's matter. libvirt puts its bridges into firewalld's zone libvirt, which rejects
-        what it does not list. Rules of nft and iptables are read in their order; where one cannot be judged it counts
+        what it does not list. What firewalld keeps for its next reload counts too: zones, their sources, rich rules and
+        policies. Rules of nft and iptables are read in their order; where one cannot be judged it counts
         as one that may stop requests, unless a request of this host came through.""",
         _firewall,
         ("settings", "firewall"),

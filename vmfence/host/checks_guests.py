@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pwd
+import shlex
 from collections.abc import Iterator
 
 from vmfence.config.settings import MulticastSettings, TcpSettings
 from vmfence.errors import VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked
 from vmfence.host import choice, hidden, network, scope
 from vmfence.host.facts import LIBVIRT_S, Facts
+from vmfence.host.pool_report import PoolReport
 from vmfence.policy import Group
 from vmfence.protocol.request import DOMAIN_BYTES_MAX
 
@@ -117,7 +119,8 @@ def _long(facts: Facts) -> Iterator[Fault]:
 
 
 def _targets(facts: Facts) -> Iterator[Fault]:
-    for doubt in choice.unknown_targets(facts.settings, facts.libvirt.found):
+    elsewhere = facts.pool.facts() if isinstance(facts.pool, PoolReport) else ()
+    for doubt in choice.unknown_targets(facts.settings, facts.libvirt.found, elsewhere):
         message = "access rules name a guest that this host does not have, so the rule is for nobody"
         yield Fault(WARNING, facts.path, message, doubt, "virsh list --all; then mend the rule")
 
@@ -133,6 +136,26 @@ def _denied(facts: Facts) -> Iterator[Fault]:
         severity = WARNING if len(alone) == len(guests) else NOTE
         message = "no group of the access rules lists them, so nobody may fence them"
         yield Fault(severity, network.some(alone), message, f"{len(groups)} groups", "vmfence host list shows who may")
+
+
+def _moved(facts: Facts) -> Iterator[Fault]:
+    if in_pool(facts):
+        return
+    guests = facts.libvirt.guests
+    for guest in guests:
+        if guest.moved and not any(other.uuid == guest.uuid and not other.moved for other in guests):
+            message = "was migrated away: this host refuses to fence it, and who asks here first is told that it failed"
+            remedy = (
+                f"fence it by the host where it runs now; if it stays there: virsh undefine {shlex.quote(guest.name)}; "
+                "for guests that come and go: a pool of hosts, backend cpg in vmfence.conf(5)"
+            )
+            yield Fault(WARNING, f"guest {guest.name}", message, "shut off here, by migration", remedy)
+
+
+def in_pool(facts: Facts) -> VmfenceError | None:
+    """Return that hosts of a pool know where guests went, None where this one is on its own."""
+    is_pool = facts.settings.backend.name == "cpg"
+    return NotAsked("hosts of a pool tell each other where guests run") if is_pool else None
 
 
 LIBVIRT = (
@@ -164,6 +187,15 @@ CHECKS = (
         ("settings", "complete"),
     ),
     Check(
+        "host-guest-moved",
+        "no guest of this host was migrated to another",
+        """A guest that was migrated and left its definition behind is shut off here and runs elsewhere. A host on its
+        own does not know where, so it calls it neither off nor on, and refuses to start it: it would run twice.""",
+        _moved,
+        ("settings", "answering"),
+        doubt=in_pool,
+    ),
+    Check(
         "host-macvtap",
         "guests can reach this host",
         """A guest that is attached by macvtap (interface type direct) reaches everybody except its own host. vsock and
@@ -193,7 +225,7 @@ CHECKS = (
         "all guests that access rules name exist",
         """A slip in the name or UUID of a group makes the rule void: its guest cannot be fenced when it matters.""",
         _targets,
-        ("settings", "complete"),
+        ("settings", "complete", "everywhere"),
         doubt=scope.access_rules,
     ),
     Check(

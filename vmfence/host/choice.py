@@ -16,7 +16,7 @@ from vmfence.config import settings as configuration
 from vmfence.config.settings import MulticastSettings, SerialSettings, Settings, TcpSettings, VsockSettings
 from vmfence.errors import ConfigError, ListenError, Unreachable, UsageError, VmfenceError
 from vmfence.host import channels, configure, network
-from vmfence.host.backends.inventory import DEFAULT_URI, Inventory
+from vmfence.host.backends.inventory import DEFAULT_URI, GuestFacts, Inventory
 from vmfence.host.network import Interface
 from vmfence.host.sections import Section, is_session, rules_of, sections_of, what_rules_mean
 from vmfence.host.wishes import Ground, Wishes, names
@@ -125,7 +125,9 @@ def _existing(wishes: Wishes, ground: Ground, settings: Settings, inventories: t
         if isinstance(one, MulticastSettings):
             _check_interface(one, settings.path, ground.interfaces)
             doubts += network.doubts(one.interface, inventories)
-    doubts += _unreachable(settings, inventories) + unknown_targets(settings, inventories)
+    doubts += _unreachable(settings, inventories)
+    if settings.backend.name != "cpg":  # what other hosts of a pool have is not seen here
+        doubts += unknown_targets(settings, inventories)
     doubts += left_out(wishes, settings, inventories)
     hypervisor = "; ".join(map(str, inventories))
     return Choice(settings, None, (hypervisor, why), (described(settings), why), tuple(doubts))
@@ -142,9 +144,14 @@ def _unreachable(settings: Settings, inventories: tuple[Inventory, ...]) -> list
     return [f"no guest on a bridge reaches {loopback[0].address}: {network.some(bridged)}; {_CHANGE_IT}"]
 
 
-def unknown_targets(settings: Settings, inventories: Iterable[Inventory]) -> list[str]:
-    """Return a doubt for each guest that access rules name and no libvirt knows: a slip, found before it is needed."""
-    guests = [guest for one in inventories for guest in one.guests]
+def unknown_targets(
+    settings: Settings, inventories: Iterable[Inventory], elsewhere: Iterable[GuestFacts] = ()
+) -> list[str]:
+    """Return a doubt for each guest that access rules name and nobody knows: a slip, found before it is needed.
+
+    *elsewhere*: guests of other hosts of the pool.
+    """
+    guests = [*(guest for one in inventories for guest in one.guests), *elsewhere]
     names = [guest.name for guest in guests]
     doubts = []
     for group in settings.groups or ():

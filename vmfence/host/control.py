@@ -1,7 +1,8 @@
 """The control socket: what the running daemon tells root, or its group, about itself.
 
 A client connects to the Unix socket, sends one line of JSON, {"version": 1, "command": "status"}, and gets one line of
-JSON back: {"version": 1, "status": {...}} or {"version": 1, "error": "..."}.  Nothing can be changed here.
+JSON back: {"version": 1, "status": {...}} or {"version": 1, "error": "..."}.  Nothing can be changed here.  The command
+pool is answered with {"version": 1, "pool": {...}}: the hosts and all guests of the pool, null where there is none.
 """
 
 from __future__ import annotations
@@ -30,10 +31,16 @@ _MOMENT_MAX = 1e11  # seconds of the wall clock: in the year 5138, which calenda
 
 
 class ControlSocket:
-    """The daemon's side; *status* returns what is to be told, fit for JSON."""
+    """The daemon's side; *status* and *pool* return what is to be told, fit for JSON."""
 
-    def __init__(self, path: str, status: Callable[[], dict[str, Any]]) -> None:
-        self._path, self._status = path, status
+    def __init__(
+        self,
+        path: str,
+        status: Callable[[], dict[str, Any]],
+        pool: Callable[[], dict[str, Any] | None] = lambda: None,
+    ) -> None:
+        self._path = path
+        self._told: dict[str, Callable[[], dict[str, Any] | None]] = {"status": status, "pool": pool}
         self._server: asyncio.AbstractServer | None = None
         self._open = 0
 
@@ -79,9 +86,9 @@ class ControlSocket:
             return {"error": 'expected one line such as {"version": 1, "command": "status"}'}
         if version != VERSION:
             return {"error": f"version {version!r} is not known, {VERSION} is"}
-        if command != "status":
-            return {"error": f"command {command!r} is not known, status is"}
-        return {"status": self._status()}
+        if not isinstance(command, str) or command not in self._told:
+            return {"error": f"command {command!r} is not known, {' and '.join(self._told)} are"}
+        return {command: self._told[command]()}
 
 
 def ask(path: str, timeout_s: float = 5.0) -> dict[str, Any]:
@@ -89,27 +96,56 @@ def ask(path: str, timeout_s: float = 5.0) -> dict[str, Any]:
 
     Raises Unreachable when none answers, VmfenceError for nonsense and for what another version says.
     """
+    found = _converse(path, "status", timeout_s)
+    if not isinstance(found.get("status"), dict):
+        raise _nonsense(path, "status", found)
+    status: dict[str, Any] = found["status"]
+    if found.get("version") != VERSION or not _fits(status, _SHAPE):
+        raise _of_another_version(path, f"it calls itself {str(status.get('program'))[:100]!r}")
+    return status
+
+
+def ask_pool(path: str, timeout_s: float = 5.0) -> dict[str, Any] | None:
+    """Return what vmfence.host.pool.pool.Pool.report() tells, every part in its place; None where there is no pool.
+
+    Raises as ask().
+    """
+    found = _converse(path, "pool", timeout_s)
+    report = found.get("pool")
+    if "pool" not in found:
+        raise _of_another_version(path, "it does not tell of the pool")
+    if report is not None and not (found.get("version") == VERSION and _fits(report, _POOL_SHAPE)):
+        raise _of_another_version(path, "it tells other things of the pool")
+    return report if isinstance(report, dict) else None
+
+
+def _converse(path: str, command: str, timeout_s: float) -> dict[str, Any]:
+    """Return what the daemon at *path* answers.  Raises as ask()."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_s)
             connection.connect(path)
-            connection.sendall(json.dumps({"version": VERSION, "command": "status"}).encode() + b"\n")
+            connection.sendall(json.dumps({"version": VERSION, "command": command}).encode() + b"\n")
             answer = _read_line(connection)
     except OSError as error:
         raise _unreachable(path, error) from error
     try:
         found = json.loads(answer)
     except (ValueError, RecursionError) as error:
-        raise VmfenceError(f"the daemon at {path} gave no status", repr(answer[:200])) from error
-    if not isinstance(found, dict) or not isinstance(found.get("status"), dict):
-        said = found.get("error") if isinstance(found, dict) else None
-        raise VmfenceError(f"the daemon at {path} gave no status", repr(said or answer[:200]))
-    status: dict[str, Any] = found["status"]
-    if found.get("version") != VERSION or not _fits(status, _SHAPE):
-        why = f"it calls itself {str(status.get('program'))[:100]!r}"
-        remedy = "have this version run: systemctl restart vmfence"
-        raise VmfenceError(f"the daemon at {path} is of another version", why, remedy)
-    return status
+        raise VmfenceError(f"the daemon at {path} gave no {command}", repr(answer[:200])) from error
+    if not isinstance(found, dict):
+        raise _nonsense(path, command, answer[:200])
+    return found
+
+
+def _nonsense(path: str, command: str, found: Any) -> VmfenceError:
+    said = found.get("error") if isinstance(found, dict) else None
+    return VmfenceError(f"the daemon at {path} gave no {command}", repr(said or found)[:300])
+
+
+def _of_another_version(path: str, why: str) -> VmfenceError:
+    remedy = "have this version run: systemctl restart vmfence"
+    return VmfenceError(f"the daemon at {path} is of another version", why, remedy)
 
 
 def lists_answered(status: Mapping[str, Any]) -> int:
@@ -126,6 +162,10 @@ def _is_tally(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(count, int) for count in value.values())
 
 
+def _are_reasons(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(reason, str) for reason in value.values())
+
+
 # What a status must hold for those who read it; it may hold more.
 _SHAPE: dict[str, Any] = {
     "program": str,
@@ -133,7 +173,7 @@ _SHAPE: dict[str, Any] = {
     "started_at": _is_moment,
     "read_at": _is_moment,
     "config": str,
-    "listeners": [{"where": str, "is_open": bool, "trouble": str}],
+    "listeners": [{"where": str, "is_optional": bool, "is_open": bool, "trouble": str, "unheard": _are_reasons}],
     "backend": str,
     "hypervisors": [{"uri": str, "is_answering": bool, "trouble": str, "connections": int}],
     "keys": [{"owner": str, "path": str, "sha256": str}],
@@ -142,7 +182,27 @@ _SHAPE: dict[str, Any] = {
     "requests": [{"action": str, "result": str, "count": int}],
     "rejected": _is_tally,
     "last_rejected": [{"at": _is_moment, "origin": str, "reason": str}],
+    "signatures": {"trouble": str},
     "history": {"lost": int, "trouble": str},
+}
+
+_POOL_SHAPE: dict[str, Any] = {
+    "node": int,
+    "is_quorate": bool,
+    "is_joined": bool,
+    "trouble": str,
+    "fenced_command": lambda value: value is None or isinstance(value, str),
+    "hosts": [
+        {
+            "node": int,
+            "name": str,
+            "is_here": bool,
+            "program": str,
+            "guests": lambda value: value is None or isinstance(value, int),
+            "left_at": lambda value: value is None or _is_moment(value),
+        }
+    ],
+    "listing": [{"node": int, "name": str, "uuid": str, "state": int, "moved": bool}],
 }
 
 

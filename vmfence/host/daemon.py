@@ -96,7 +96,7 @@ class Daemon:
         state_dir = self._plan.settings.daemon.state_dir
         self._reception = Reception(self._service, SignatureMemory(state_dir), History(state_dir))
         self._service.pool = self._pool = assemble.make_pool(self._plan.settings, self._service)
-        self._control = ControlSocket(self._plan.settings.daemon.control_socket, self.describe)
+        self._control = ControlSocket(self._plan.settings.daemon.control_socket, self.describe, self.describe_pool)
         self._started_at = time.time()
         self._retired: list[Retired] = []
         self._background: set[asyncio.Task[None]] = set()
@@ -144,6 +144,10 @@ class Daemon:
             "access_rules": len(self._plan.policy.groups or ()),
             **self._reception.describe(),
         }
+
+    def describe_pool(self) -> dict[str, Any] | None:
+        """Return what Pool.report() tells, None without a pool."""
+        return None if self._pool is None else self._pool.report()
 
     def is_busy(self) -> bool:
         """Whether threads hang, in a hypervisor or on the disk, that nobody waits for."""

@@ -23,6 +23,7 @@ from vmfence.host import (
     kernel,
     network,
     openings,
+    pool_facts,
     probe,
     selinux,
     unit,
@@ -33,6 +34,9 @@ from vmfence.host.ground import KeyFacts
 from vmfence.host.hidden import Process
 from vmfence.host.kernel import Holder, Network
 from vmfence.host.network import Interface
+from vmfence.host.pool.corosync import Sight
+from vmfence.host.pool_facts import NO_POOL, Fencing
+from vmfence.host.pool_report import PoolReport
 from vmfence.host.probe import Probe
 from vmfence.host.selinux import SELinux
 from vmfence.host.unit import UnitFacts
@@ -80,7 +84,8 @@ class Facts:
 
     *path*: the configuration that counts; *accepted*: True where the daemon would take it with its keys.  *holders*:
     sockets at the ports of the listeners; *processes*: QEMU's; *way_back*: commands that let out call-backs.
-    *program*: the words that start vmfence.  *now*: seconds of the wall clock.
+    *program*: the words that start vmfence.  *now*: seconds of the wall clock.  *corosync*, *pool* (None: the daemon
+    runs without one), *fencing*: of a pool of hosts, if this is one of them.
     """
 
     path: str
@@ -102,6 +107,21 @@ class Facts:
     clock: Clock
     program: tuple[str, ...]
     now: float
+    corosync: Sight = NO_POOL  # type: ignore[assignment]
+    pool: PoolReport = NO_POOL  # type: ignore[assignment]
+    fencing: Fencing = NO_POOL  # type: ignore[assignment]
+
+    @property
+    def joined(self) -> object:
+        """What the daemon tells of the pool; an error while it is not in it."""
+        is_known = not isinstance(self.pool, PoolReport) or self.pool.is_joined
+        return self.pool if self.pool is not None and is_known else NotReached("the daemon is not in its pool")
+
+    @property
+    def everywhere(self) -> object:
+        """The error where guests of other hosts of a pool are not known; otherwise True."""
+        found = self.joined
+        return found if isinstance(found, VmfenceError) and found is not NO_POOL else True
 
     @property
     def serving(self) -> object:
@@ -182,6 +202,9 @@ def everything(settings: Settings | VmfenceError) -> Gatherers:
             "way_back",
             "selinux",
             "clock",
+            "corosync",
+            "pool",
+            "fencing",
         )
         return {**known, **{name: _raiser(error) for name in names}}
     return {
@@ -197,6 +220,9 @@ def everything(settings: Settings | VmfenceError) -> Gatherers:
         "way_back": lambda: read_way_back(settings),
         "selinux": lambda: selinux.look([settings.path, *ground.key_files(settings, with_groups=True)]),
         "clock": lambda: read_clock(settings),
+        "corosync": lambda: pool_facts.look_at_corosync(settings),
+        "pool": lambda: pool_facts.read_report(settings),
+        "fencing": lambda: pool_facts.read_fencing(settings),
     }
 
 

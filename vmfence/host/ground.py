@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from vmfence import keyfile
 from vmfence.config import settings as configuration
-from vmfence.config.settings import SEARCH_PATHS, MulticastSettings, Settings, TcpSettings
+from vmfence.config.settings import KEY_FILE, SEARCH_PATHS, MulticastSettings, Settings, TcpSettings
 from vmfence.errors import KeyFileError, NotPermitted, Unreachable, VmfenceError
 from vmfence.host import channels, config_search, configure, control, kernel, network, openings, selfcheck, unit
 from vmfence.host.backends import devices, inventory
@@ -115,12 +115,11 @@ def is_unused_sample(settings: Settings) -> bool:
 
     fence_virtd does not start without the key, so nobody can rely on the file (Debian 12 names virbr0 in it).
     """
-    if settings.path != SEARCH_PATHS[1] or len(settings.listeners) != 1:
+    one = settings.listeners[0]
+    if settings.path != SEARCH_PATHS[1] or not isinstance(one, MulticastSettings) or os.path.lexists(one.key_file):
         return False
-    key_file = getattr(settings.listeners[0], "key_file", "")
-    sample = configuration.read(_SAMPLE, settings.path)
-    listeners = (replace(sample.listeners[0], key_file=key_file),)
-    return replace(sample, listeners=listeners) == settings and not os.path.lexists(key_file)
+    with_usual_key = replace(settings, listeners=(replace(one, key_file=KEY_FILE), *settings.listeners[1:]))
+    return with_usual_key == configuration.read(_SAMPLE, settings.path)
 
 
 def inspect(wishes: Wishes, settings: Settings, found: Ground) -> Site:

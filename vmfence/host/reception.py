@@ -82,6 +82,7 @@ class Reception:
         self._recent: OrderedDict[bytes, None] = OrderedDict()
         self._windows: dict[str, ReplayWindow] = {}
         self._signature_disk = Disk("signatures")
+        self._signature_delay = ""  # why the newest signature may not be kept
         self._history_disk = Disk("history")
         self._history_lost, self._history_trouble = 0, ""
         self._expiry = Disk("expiry of signatures")
@@ -123,6 +124,7 @@ class Reception:
                 for (action, result), count in sorted(self.counts.items())
             ],
             "rejected": dict(sorted(self.rejects.counts.items())),
+            "signatures": {"trouble": self._signature_delay or self.signatures.trouble},
             "history": {"lost": self._history_lost, "trouble": self._history_trouble},
             "last_rejected": [{"at": at, "origin": origin, "reason": why} for at, origin, why in self.last_rejects],
         }
@@ -334,12 +336,15 @@ class Reception:
             self._recent.popitem(last=False)
         key_id, is_power = verified.entry.key.fingerprint(), request.action in POWER_ACTIONS
         try:
-            if await self._signature_disk.run(self.signatures.accept, request.signature, key_id, is_power, time.time()):
-                return
+            run = self._signature_disk.run
+            is_new = await run(self.signatures.accept, request.signature, key_id, is_power, time.time())
+            self._signature_delay = ""
         except DiskSlow as error:
+            self._signature_delay = str(error)
             self.reject("the disk of state_dir", error)
             return
-        raise _recording()
+        if not is_new:
+            raise _recording()
 
 
 def _recording() -> SignatureError:

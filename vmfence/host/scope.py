@@ -77,6 +77,14 @@ def network_listeners(facts: Facts) -> VmfenceError | None:
     return None if is_there else NotAsked("no listener waits for packets from the network")
 
 
+def channels(facts: Facts) -> VmfenceError | None:
+    """There is a listener for channels, and none is closed."""
+    if not any(isinstance(one, SerialSettings) for one in facts.settings.listeners):
+        return NotAsked("there is no listener serial")
+    is_closed = not all(one["is_open"] for one in facts.status["listeners"])
+    return NotReached("a listener is closed") if is_closed else None
+
+
 def rules(facts: Facts) -> VmfenceError | None:
     """Some listener waits for packets, and all rules were read, or a request came through."""
     if facts.firewall.doubts and not facts.got_through():

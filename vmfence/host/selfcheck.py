@@ -75,6 +75,10 @@ def _status(settings: Settings, must_serve: bool) -> dict[str, Any] | None:
         return None
 
 
+class NotListed(VmfenceError):
+    """The daemon leaves out guests of this host."""
+
+
 @dataclass(frozen=True)
 class _Trial:
     """The requests to one listener.  *must_serve*, *suspect*, *note*: as of check()."""
@@ -122,6 +126,20 @@ class _Trial:
         return {group.key_file: rule.key for group, rule in rules if group.key_file is not None}
 
     def _ask(self, where: str, key_file: str, key_id: object | None) -> int:
+        """Return how many guests our daemon shows.  Raises VmfenceError.
+
+        One of a pool lists its own guests as it has told them to the others, a moment after it has joined.
+        """
+        deadline = time.monotonic() + _CONFIRM_S
+        while True:
+            try:
+                return self._ask_once(where, key_file, key_id)
+            except NotListed:
+                if self.settings.backend.name != "cpg" or time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+
+    def _ask_once(self, where: str, key_file: str, key_id: object | None) -> int:
         """Ask until our daemon has answered; return how many guests it shows.  Raises VmfenceError."""
         inquiry = replace(probe.inquiry_of(self.one), key_file=key_file, timeout_s=REQUEST_S)
         for _ in range(_TRIES):
@@ -141,11 +159,10 @@ class _Trial:
         listed = {record.uuid.lower(): record.name for record in own[0].guests}
         after = _guests(self.settings)
         origin = Origin(self.one.name, self._with_zone(own[0].peer))
-        allowed = {u for u, name in {**before, **after}.items() if self.policy.shows(origin, key_id, name, u)}
         guests = {**before, **after}
         if self.settings.backend.name == "cpg":  # the guests of all its hosts
             guests.update(listed)
-            allowed.update(listed)
+        allowed = {u for u, name in guests.items() if self.policy.shows(origin, key_id, name, u)}
         check_answer(where, listed, guests, allowed, [u for u in before if u in after])
         return len(listed)
 
@@ -186,7 +203,7 @@ def check_answer(where: str, listed: Guests, here: Guests, allowed: Collection[s
     hidden = [here[uuid] for uuid in steady if uuid in allowed and uuid not in listed]
     if hidden:
         why = f"missing: {network.some(hidden)}; a daemon for another libvirt, or with other access rules"
-        raise VmfenceError(f"{where} does not list all guests of this host", why, reread)
+        raise NotListed(f"{where} does not list all guests of this host", why, reread)
 
 
 def _has_counted(before: int, settings: Settings) -> bool:

@@ -1,7 +1,8 @@
 """SELinux on this host: whether it is enforced, what it has denied us lately, and labels of our files.
 
-Reads by ausearch(8), getsebool(8) and matchpathcon(8) where they are installed.  Not seen on a real system with SELinux
-by our tests: the texts are those of the manual pages.
+Reads by ausearch(8), getsebool(8) and matchpathcon(8) where they are installed.  No test of ours has a kernel with
+SELinux: the texts are those that the tools of RHEL 9 (audit 3.1, libselinux 3.6) write.  A tool that fails has told
+nothing, so what it was asked stays unknown.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ PROGRAMS = ("vmfence", "fence_virtd", "fence_xvm", "fence_vmfence")
 _ENFORCE = "/sys/fs/selinux/enforce"
 _ASK_S = 4.0
 _BOOLEAN = "fenced_can_network_connect"
+# How a tool that exits with 1 answers all the same: nothing found, no such boolean in the policy, another label.
+_NO_MATCHES, _NO_BOOLEAN, _WRONG_LABEL = "<no matches>", "Error getting active value", " should be "
+_MISLABELLED = re.compile(r"(.+) has context \S+ should be ")
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,12 @@ def look(paths: Iterable[str]) -> SELinux:
     except OSError:
         return SELinux()
     unseen: list[str] = []
-    audit = _output(["ausearch", "-m", "avc", "-ts", "recent"], unseen)
-    boolean = _output(["getsebool", _BOOLEAN], unseen)
-    labels = [_output(["matchpathcon", "-V", path], unseen) for path in paths if os.path.exists(path)]
-    wrong = tuple(line.partition(" ")[0] for text in labels for line in text.splitlines() if " should be " in line)
-    is_off = boolean.strip().endswith("off")
-    return SELinux(is_enforced, denials(audit), wrong, is_off, tuple(dict.fromkeys(unseen)), is_enabled=True)
+    audit = _output(["ausearch", "-m", "avc", "-ts", "recent"], unseen, _NO_MATCHES)
+    boolean = _output(["getsebool", _BOOLEAN], unseen, _NO_BOOLEAN)
+    labels = [_output(["matchpathcon", "-V", path], unseen, _WRONG_LABEL) for path in paths if os.path.exists(path)]
+    wrong = [found[1] for text in labels for line in text.splitlines() if (found := _MISLABELLED.match(line))]
+    is_off = boolean.split()[-1:] == ["off"]
+    return SELinux(is_enforced, denials(audit), tuple(wrong), is_off, tuple(dict.fromkeys(unseen)), is_enabled=True)
 
 
 def denials(audit: str) -> tuple[str, ...]:
@@ -64,7 +68,8 @@ def denials(audit: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _output(argv: list[str], unseen: list[str]) -> str:
+def _output(argv: list[str], unseen: list[str], answer: str) -> str:
+    """Return what a tool tells.  One that fails without saying *answer* is added to *unseen*, with its reason."""
     program = shutil.which(argv[0], path=proc.system_path())
     if program is None:
         unseen.append(f"{argv[0]} is not installed")
@@ -73,5 +78,9 @@ def _output(argv: list[str], unseen: list[str]) -> str:
         done = proc.run([program, *argv[1:]], _ASK_S)
     except VmfenceError as error:
         unseen.append(error.what)
+        return ""
+    if done.status and answer not in done.stdout + done.stderr:
+        why = (done.stderr or done.stdout).strip().partition("\n")[0]
+        unseen.append(f"{argv[0]} failed: {why or f'exit code {done.status}'}")
         return ""
     return done.stdout

@@ -147,10 +147,10 @@ def _firewall_steps(wishes: Wishes, site: Site) -> Iterator[Step]:
         yield _firewalld_step(wanted, found)
     if found.rules:
         why = "its rules may stop requests, and belong to somebody else; keep the rule over the next boot as well"
-        yield Step("firewall", State.BY_HAND, f"let in {wanted}", why, found.rules, found.doubts)
-    elif found.doubts:
-        why = "it cannot be seen whether a firewall stops requests"
-        yield Step("firewall", State.BY_HAND, f"let in {wanted}", why, notes=found.doubts)
+        yield Step("firewall", State.BY_HAND, f"let in {wanted}", why, found.rules, found.notes)
+    elif found.notes:
+        why = "it cannot be seen whether a firewall stops requests" if found.doubts else "firewalld may stop it later"
+        yield Step("firewall", State.BY_HAND, f"let in {wanted}", why, notes=found.notes)
     elif not found.zones:
         yield Step("firewall", State.UNCHANGED, "nothing on this host stops requests" if wanted else "not needed")
 

@@ -40,13 +40,13 @@ class SignatureMemory:
     """Remembers signatures in *folder*, which is made (mode 0700) when it does not exist.
 
     Raises VmfenceError when the folder cannot be used.  A disk that fails later does not stop fencing: signatures are
-    then remembered in this process alone, and the log says so.
+    then remembered in this process alone, and the log says so.  *trouble*: why that is so now, "" while it is not.
     """
 
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, FILE_NAME)
         self._volatile: OrderedDict[bytes, None] = OrderedDict()
-        self._failing = False
+        self.trouble = ""
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             self._database = self._open()
@@ -100,16 +100,16 @@ class SignatureMemory:
             added = self._database.execute("INSERT OR IGNORE INTO accepted VALUES (?, ?, ?, ?)", row).rowcount == 1
             if is_power:
                 self._database.execute("PRAGMA synchronous = NORMAL")
-            if added and self._failing:
-                self._failing = False
+            if added and self.trouble:
+                self.trouble = ""
                 log.warning("accepted signatures are kept on disk again")
             return added
         except sqlite3.Error as error:
             return self._accept_volatile(digest, error)
 
     def _accept_volatile(self, digest: bytes, error: sqlite3.Error) -> bool:
-        if not self._failing:
-            self._failing = True
+        is_new, self.trouble = not self.trouble, str(error) or type(error).__name__
+        if is_new:
             log.error("cannot keep accepted signatures in %s: %s; a restart forgets new ones", self._path, error)
         with contextlib.suppress(sqlite3.Error):
             if self._database.execute("SELECT 1 FROM accepted WHERE digest = ?", (digest,)).fetchone():

@@ -2,8 +2,8 @@
 
 firewalld is told what to let in.  Rules of other programs (nftables, iptables, ufw) are read to see whether they can
 stop a request, and never changed: somebody else owns them, so the missing rule is given as text.  firewalld's own are
-read as well: what one zone lets in, another zone, a rich rule or a policy may stop.  look() asks the system, open_up()
-alone changes it.  What cannot be read is told as a doubt, never taken for "no rules".
+read as well: what one zone lets in, another zone, a rich rule or a policy may stop, now or after the next reload.
+look() asks the system, open_up() alone changes it.  What cannot be read is told as a doubt, never taken for "no rules".
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from vmfence import proc
 from vmfence.errors import VmfenceError
-from vmfence.packetfilter.firewalld import Argv, Needs, firewalld_missing
+from vmfence.packetfilter.firewalld import SERVICE, Argv, Needs, firewalld_missing
+from vmfence.packetfilter.kept import Later, stops_later
+from vmfence.packetfilter.listing import Answers, Listings, sections
 from vmfence.packetfilter.outgoing import mirrored, turned
 from vmfence.packetfilter.rules import Opening
 from vmfence.packetfilter.rulesets import Rulesets
@@ -25,6 +28,7 @@ _SYS_CLASS_NET = "/sys/class/net"
 _ASK_S = 20.0
 # How firewall-cmd says no: to a query, to a zone of an interface that has none, to a service that it does not know.
 _NO = (1, 2, 101)
+_USAGE = 2  # before 0.9 firewalld has no policies
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,20 @@ class Firewall:
     """What was found.  *zones*: of firewalld, one for each opening; none when firewalld does not run.
 
     *commands*: what firewalld has still to be told; *rules*: commands for an administrator, where rules of others may
-    stop us; *doubts*: why it cannot be said whether they do.
+    stop us; *doubts*: why it cannot be said whether they do.  *later*: what firewalld keeps and does not do yet.
     """
 
     zones: tuple[str, ...] = ()
     commands: tuple[Argv, ...] = ()
     rules: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    later: tuple[Later, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The doubts, and what will, or may, stop us later."""
+        later = (f"after firewalld's next reload: {one.what}; to prevent it: {one.command}" for one in self.later)
+        return (*self.doubts, *later)
 
 
 def look(wanted: Sequence[Opening], service_file: str = "") -> Firewall:
@@ -51,10 +62,17 @@ def look(wanted: Sequence[Opening], service_file: str = "") -> Firewall:
     doubts: list[str] = []
     rules: list[str] = []
     told: Needs | None = None
+    later: tuple[Later, ...] = ()
     try:
-        told = firewalld_missing(_firewall_cmd, wanted, service_file) if _has_firewalld() else None
+        if _has_firewalld():
+            now, kept = _listings()
+            told = firewalld_missing(Answers(now, kept, _firewall_cmd), wanted, service_file)
+            found = [stops_later(now, kept, zone, one, SERVICE) for one, zone in zip(wanted, told.kept)]
+            later = tuple(dict.fromkeys(each for some in found for each in some))
     except VmfenceError as error:
         doubts.append(str(error))
+    except ValueError as error:
+        doubts.append(str(VmfenceError("cannot understand what firewall-cmd lists", str(error))))
     for family in dict.fromkeys(opening.family for opening in wanted):
         try:
             rulesets = _read_rules(family)
@@ -70,9 +88,8 @@ def look(wanted: Sequence[Opening], service_file: str = "") -> Firewall:
             program = "ip6tables" if family == "ipv6" else "iptables"
             doubts.append(str(VmfenceError(f"cannot understand the rules of nft and {program}", repr(error))))
     told = told or Needs()
-    return Firewall(
-        told.zones, told.commands, tuple(dict.fromkeys(rules)), tuple(dict.fromkeys((*doubts, *told.doubts)))
-    )
+    all_doubts = dict.fromkeys((*doubts, *told.doubts))
+    return Firewall(told.zones, told.commands, tuple(dict.fromkeys(rules)), tuple(all_doubts), later)
 
 
 def look_out(wanted: Sequence[Opening]) -> tuple[str, ...]:
@@ -90,6 +107,19 @@ def look_out(wanted: Sequence[Opening]) -> tuple[str, ...]:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise VmfenceError("cannot understand the rules for what leaves this machine", repr(error)) from error
     return tuple(dict.fromkeys(found))
+
+
+def _listings() -> tuple[Listings, Listings]:
+    """Return what runs now, and what is kept.  Raises VmfenceError; ValueError for what is no listing."""
+    program = _installed("firewall-cmd") or "firewall-cmd"
+    asked = [(*kept, what) for kept in ((), ("--permanent",)) for what in ("--list-all-zones", "--list-all-policies")]
+    with ThreadPoolExecutor(len(asked)) as pool:  # each starts an interpreter
+        answers = list(pool.map(lambda words: proc.run([program, *words], _ASK_S), asked))
+    for words, done in zip(asked, answers):
+        if done.status and not (done.status == _USAGE and words[-1] == "--list-all-policies"):
+            raise VmfenceError(f"firewall-cmd {' '.join(words)} failed", _complaint(done))
+    zones, policies, kept_zones, kept_policies = (sections("" if done.status else done.stdout) for done in answers)
+    return Listings(zones, policies), Listings(kept_zones, kept_policies)
 
 
 def _judge(rulesets: Rulesets, opening: Opening, told: Needs | None) -> tuple[list[str], list[str]]:

@@ -30,11 +30,15 @@ class Zone:
 
 @dataclass(frozen=True)
 class Needs:
-    """*zones*: one for each opening; *commands*: what is missing, in this order; *doubts*: what nobody can tell."""
+    """*zones*: one for each opening; *commands*: what is missing, in this order; *doubts*: what nobody can tell.
+
+    *kept*: the zone of each opening after the next reload.
+    """
 
     zones: tuple[str, ...] = ()
     commands: tuple[Argv, ...] = ()
     doubts: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
     def chains(self, opening: Opening) -> tuple[str, ...]:
         """Return the chains that will admit *opening* once the commands have been run; none if they need not."""
@@ -56,7 +60,8 @@ def firewalld_missing(query: Query, wanted: Iterable[Opening], service_file: str
         zones.append(zone)
         commands += [argv for argv in _zone_missing(query, zone, opening, service_file) if argv not in commands]
     doubts = dict.fromkeys(zone.doubt for zone in zones if zone.doubt)
-    return Needs(tuple(zone.name for zone in zones), tuple(commands), tuple(doubts))
+    names = tuple(zone.name for zone in zones)
+    return Needs(names, tuple(commands), tuple(doubts), tuple(zone.kept for zone in zones))
 
 
 def _zone(query: Query, interface: str | None) -> Zone:

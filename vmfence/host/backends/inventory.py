@@ -39,6 +39,7 @@ class GuestFacts:
 
     *bridges*: interfaces of the host that it is attached to, also through libvirt's networks; *direct*: interfaces
     that it shares by macvtap, on which it cannot reach the host; *unresolved*: networks that libvirt does not know.
+    *moved*: it is shut off here because it was migrated away.
     """
 
     name: str
@@ -48,6 +49,7 @@ class GuestFacts:
     bridges: tuple[str, ...] = ()
     direct: tuple[str, ...] = ()
     unresolved: tuple[str, ...] = ()
+    moved: bool = False
 
     @property
     def state_text(self) -> str:
@@ -176,10 +178,12 @@ def _version(number: int) -> str:
 
 
 def _guest(domain: libvirt.virDomain, networks: Mapping[str, xmldoc.Element]) -> GuestFacts:
-    number = domain.state()[0]
+    number, reason = domain.state()
     state = State(number) if number in State._value2member_map_ else State.NONE
+    moved = number == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED
     root = xmldoc.parse(domain.XMLDesc(0), f"the definition of {domain.name()}")
-    return GuestFacts(domain.name(), domain.UUIDString(), state, bool(domain.isPersistent()), *links(root, networks))
+    is_kept = bool(domain.isPersistent())
+    return GuestFacts(domain.name(), domain.UUIDString(), state, is_kept, *links(root, networks), moved)
 
 
 def links(

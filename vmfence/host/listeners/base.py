@@ -22,6 +22,9 @@ class Listener(Protocol):
     def trouble(self) -> str:
         """Return why no request can arrive at the moment, or nothing."""
 
+    def unheard(self) -> dict[str, str]:
+        """Return those who are not heard although it is open, each with the reason."""
+
     def secure(self, security: Security, has_groups: bool) -> None:
         """Demand *security* from the next request on."""
 

@@ -17,6 +17,7 @@ from vmfence.config.settings import SerialSettings
 from vmfence.errors import BackendError, ListenError
 from vmfence.host.backends.base import Watch
 from vmfence.host.backends.live import GuestSocket, LiveGuest
+from vmfence.host.listeners.acceptance import Acceptances
 from vmfence.host.listeners.line import GuestLine, Place
 from vmfence.host.listeners.pulse import Pulse
 from vmfence.host.reception import Reception, printable
@@ -39,14 +40,14 @@ class ChannelListener:
         self._lines: dict[Place, GuestLine] = {}
         self._refused: frozenset[str] = frozenset()
         self._trouble = "closed"
-        self._pulse = Pulse()
+        self._pulse, self._acceptances = Pulse(), Acceptances()
 
     def where(self) -> str:
         """Return which channels, and how many are connected."""
         what = {"serial": "serial lines", "vmchannel": "VM channels"}.get(self.settings.mode)
         what = what or f"virtio ports {self.settings.channel}"
         below = f" below {self.settings.path}" if self.settings.path else ""
-        connected = sum(line.is_connected for line in self._lines.values())
+        connected = sum(line.is_connected() for line in self._lines.values())
         return f"{what} of guests{below} ({connected} of {len(self._lines)} connected)"
 
     async def open(self) -> None:
@@ -64,6 +65,11 @@ class ChannelListener:
     def trouble(self) -> str:
         """Return why guests that come cannot be heard, or nothing."""
         return self._trouble or self._watch.trouble()
+
+    def unheard(self) -> dict[str, str]:
+        """Return the guests that are not heard at their sockets, each with the reason."""
+        troubles = {f"{place} at {printable(place.path)}": line.trouble() for place, line in self._lines.items()}
+        return {place: trouble for place, trouble in troubles.items() if trouble}
 
     async def close(self) -> None:
         """Hang up on all guests; requests under way go on."""
@@ -105,7 +111,7 @@ class ChannelListener:
         def is_known() -> bool:
             return any((guest.uuid, guest.run) == (place.uuid, place.run) for guest in self._watch.vouched())
 
-        return GuestLine(place, self._reception, look, is_known, self._pulse)
+        return GuestLine(place, self._reception, look, is_known, self._pulse, self._acceptances)
 
 
 def choose(guests: Iterable[LiveGuest], settings: SerialSettings) -> tuple[list[Place], frozenset[str]]:

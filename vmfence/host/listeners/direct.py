@@ -60,6 +60,10 @@ class DirectListener:
         """Return why no request can arrive at the moment, or nothing."""
         return "" if self._server is not None else self._trouble
 
+    def unheard(self) -> dict[str, str]:
+        """Return nobody: who asks here is not known before."""
+        return {}
+
     def secure(self, security: Security, has_groups: bool) -> None:
         """Demand *security* from the next request on."""
         self._security = security

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Callable
 
 from vmfence.errors import PacketError
+from vmfence.host.listeners.acceptance import Acceptances
+from vmfence.host.listeners.inflow import READ_BYTES, Flood, Inflow
 from vmfence.host.listeners.pulse import Pulse
 from vmfence.host.reception import Ignored, Reception, printable
 from vmfence.host.security import KeyEntry, Verified
@@ -29,26 +31,18 @@ from vmfence.host.streams import hang_up, send
 from vmfence.policy import Origin
 from vmfence.protocol.auth import Key
 from vmfence.protocol.replay import ReplayWindow
-from vmfence.protocol.serial import (
-    REQUEST_BYTES,
-    FrameReader,
-    check_plausible,
-    decode_request,
-    encode_list_response,
-    encode_response,
-)
+from vmfence.protocol.serial import decode_request, encode_list_response, encode_response
 
 log = logging.getLogger(__name__)
 
-FRAME_S = 1.0
 # No client gives up sooner (agent and fence_virt: at least a second), so what comes sooner was sent together.
 TOGETHER_S = 1.0
 TURNS_MAX = 16
 AGAIN_FIRST_S, AGAIN_LONGEST_S = 0.1, 10.0
-_READ_BYTES = 4096
-# A guest may write noise as fast as it likes.  A serial line at its fastest carries a fifth of this.
-NOISE_BYTES_PER_S = 65536
+# A hypervisor that is well accepts at once.
+ACCEPT_S = 5.0
 _FLOOD_PAUSE_S = 1.0
+_UNACCEPTED = "nobody has accepted the connection: another program holds the socket, or the hypervisor hangs"
 _NO_KEY = KeyEntry(Key(b""), None)
 
 
@@ -83,7 +77,7 @@ class Turn:
 class GuestLine:
     """Serves one place.  *look* reads the guest anew, *is_known* tells whether its hypervisor vouches for it now.
 
-    *pulse* tells when this process was held up.
+    *pulse* tells when this process was held up, *acceptances* whether the other end is anybody's.
     """
 
     def __init__(
@@ -93,14 +87,28 @@ class GuestLine:
         look: Callable[[], asyncio.Future[None]],
         is_known: Callable[[], bool],
         pulse: Pulse,
+        acceptances: Acceptances,
     ) -> None:
         self.place = place
-        self.is_connected = False
-        self._reception, self._look, self._is_known, self._pulse = reception, look, is_known, pulse
+        self._reception, self._look, self._is_known = reception, look, is_known
+        self._pulse, self._acceptances = pulse, acceptances
+        self._connection: socket.socket | None = None
+        self._connected_at = 0.0
         self._window = ReplayWindow()
         self._turns: list[Turn] = []
         self._told = ""
         self._task = asyncio.ensure_future(self._run())
+
+    def is_connected(self) -> bool:
+        """Whether the guest's hypervisor has our connection."""
+        return self._connection is not None and not self._acceptances.is_missing(self._connection)
+
+    def trouble(self) -> str:
+        """Return why the guest has not been heard for a while, or nothing."""
+        if self._connection is None:
+            return self._told
+        is_young = time.monotonic() - self._connected_at < ACCEPT_S
+        return "" if is_young or self.is_connected() else _UNACCEPTED
 
     def close(self) -> None:
         """Hang up.  Who has asked is not answered any more; what has begun goes on."""
@@ -112,7 +120,8 @@ class GuestLine:
             try:
                 reader, writer = await self._connect()
             except OSError as error:
-                self._tell(error.strerror or str(error))
+                is_crowded = error.errno == errno.EAGAIN
+                self._tell("other programs hold and await it" if is_crowded else error.strerror or str(error))
             else:
                 pause = await self._serve_if_known(reader, writer, pause)
             await asyncio.sleep(pause)
@@ -123,7 +132,7 @@ class GuestLine:
         connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             connecting.connect(self.place.path)  # at once, or EAGAIN when others wait there already
-            return await asyncio.open_unix_connection(sock=connecting, limit=_READ_BYTES)
+            return await asyncio.open_unix_connection(sock=connecting, limit=READ_BYTES)
         except OSError:
             connecting.close()
             raise
@@ -155,17 +164,20 @@ class GuestLine:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Serve a connection to its end; return whether a request came.  Raises Flood."""
         writer.transport.set_write_buffer_limits(high=0)  # so that what is written has left
-        self.is_connected = True
+        self._connection, self._connected_at = writer.get_extra_info("socket"), time.monotonic()
         log.debug("connected to %s at %s", self.place, printable(self.place.path))
+        look = asyncio.get_running_loop().call_later(ACCEPT_S, lambda: self._tell(self.trouble()))
         has_asked = False
         try:
-            async for frame in _frames(reader, self._reject, self._pulse):
+            async for frame in Inflow(reader, self._reject, self._pulse).requests():
                 has_asked = True
+                self._tell("")
                 self._take(frame, writer)
         except OSError as error:
             log.debug("%s: %s", self.place, error.strerror or error)
         finally:
-            self.is_connected = False
+            look.cancel()
+            self._connection = None
             for turn in self._turns:
                 turn.leave()
             self._turns.clear()
@@ -233,77 +245,15 @@ class GuestLine:
         self._told = trouble
 
 
-class Flood(PacketError):
-    """More noise than any line carries."""
-
-
-class _Noise:
-    """How much noise has come within a second."""
-
-    def __init__(self) -> None:
-        self._since, self._bytes = 0.0, 0
-
-    def note(self, size: int, now: float) -> None:
-        """Count *size* bytes.  Raises Flood."""
-        if now - self._since >= 1.0:
-            self._since, self._bytes = now, 0
-        self._bytes += size
-        if self._bytes > NOISE_BYTES_PER_S:
-            raise Flood("too much noise", "what is behind it is dropped, the line is connected anew")
-
-
-async def _frames(
-    reader: asyncio.StreamReader, reject: Callable[[PacketError], None], pulse: Pulse
-) -> AsyncIterator[bytes]:
-    """Yield the requests that come, to the end of the stream; noise and what stays incomplete are dropped.
-
-    So is what came while this process was held up.  Raises Flood.
-    """
-
-    def is_request(frame: bytes) -> bool:
-        try:
-            check_plausible(frame)
-        except PacketError as error:
-            reject(error)
-            return False
-        return True
-
-    frames, noise = FrameReader(REQUEST_BYTES, is_request), _Noise()
-    begun_at = 0.0
-    while True:
-        limit = begun_at + FRAME_S - time.monotonic() if frames.pending() else None
-        try:
-            data = await asyncio.wait_for(reader.read(_READ_BYTES), limit)
-        except asyncio.TimeoutError:
-            frames.reset()
-            reject(PacketError("half a request", f"not complete within {FRAME_S:.0f} s of its first byte"))
-            continue
-        if not data:
-            return
-        if pulse.was_held_up():
-            frames.reset()
-            reject(PacketError("a request that may be old", "this daemon was held up when it came"))
-            continue
-        was_pending, skipped = frames.pending(), frames.skipped
-        found = frames.feed(data)
-        skipped = frames.skipped - skipped
-        if found or skipped or not was_pending:
-            begun_at = time.monotonic()
-        for frame in found:
-            yield frame
-        noise.note(skipped, time.monotonic())
-        await asyncio.sleep(0)  # a line that never rests must not keep the others waiting
-
-
 async def _deliver(reply: Reply, turn: Turn, writer: asyncio.StreamWriter) -> str:
     """Write *reply* unless the client has left; return what went wrong, or nothing."""
     data = encode_response(reply.code) if reply.records is None else encode_list_response(list(reply.records))
     turn.is_writing = True
     try:
-        for start in range(0, len(data), _READ_BYTES):
+        for start in range(0, len(data), READ_BYTES):
             if turn.has_left:
                 return "the client has left or asks anew: it was not answered"
-            trouble = await send(data[start : start + _READ_BYTES], writer)
+            trouble = await send(data[start : start + READ_BYTES], writer)
             if trouble:
                 return trouble
     finally:

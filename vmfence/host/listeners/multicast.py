@@ -76,6 +76,10 @@ class MulticastListener:
         """Return why no request can arrive at the moment, or nothing."""
         return "" if self._socket is not None else self._trouble
 
+    def unheard(self) -> dict[str, str]:
+        """Return nobody: who asks here is not known before."""
+        return {}
+
     def secure(self, security: Security, has_groups: bool) -> None:
         """Demand *security* from the next request on."""
         self._security, self._has_groups = security, has_groups

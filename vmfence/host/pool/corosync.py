@@ -102,6 +102,20 @@ class Delivery:
     data: bytes
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What Corosync tells who only looks: the number of this node, its votes, its list of nodes with their names.
+
+    *has_votes*: it counts votes; where it does not, it calls every part of a split cluster quorate.  *nodes* None: its
+    configuration has no list, or it cannot be read.
+    """
+
+    me: int
+    has_votes: bool
+    is_quorate: bool
+    nodes: dict[int, str] | None
+
+
 class Corosync:
     """One connection; dead after the first Unreachable."""
 
@@ -122,6 +136,23 @@ class Corosync:
         Raises ToolMissing without the libraries, Unreachable.
         """
         cpg, quorum = self._library("cpg"), self._library("quorum")
+        self._initialize()
+        _check("follow the quorum", quorum.quorum_trackstart(self._quorum, c_uint32(_TRACK_CURRENT_AND_CHANGES)))
+        _check("join the group of hosts", cpg.cpg_join(self._cpg, byref(self._group)))
+        return _descriptor(cpg.cpg_fd_get, self._cpg), _descriptor(quorum.quorum_fd_get, self._quorum)
+
+    def look(self) -> Sight:
+        """Return what Corosync tells, without joining the group.  Raises ToolMissing, Unreachable; may hang."""
+        quorum, is_quorate = self._library("quorum"), c_int()
+        try:
+            self._initialize()
+            _check("ask Corosync for its quorum", quorum.quorum_getquorate(self._quorum, byref(is_quorate)))
+            return Sight(self.me, self._has_votes, self._has_votes and bool(is_quorate.value), self.nodes())
+        finally:
+            self.close()
+
+    def _initialize(self) -> None:
+        cpg, quorum = self._library("cpg"), self._library("quorum")
         kind, node = c_uint32(), c_uint32()
         _check("connect to Corosync", cpg.cpg_initialize(byref(self._cpg), byref(self._cpg_callbacks)))
         _check(
@@ -132,9 +163,6 @@ class Corosync:
         self._has_votes = kind.value == _QUORUM_SET
         _check("ask Corosync for this node's number", cpg.cpg_local_get(self._cpg, byref(node)))
         self.me = node.value
-        _check("follow the quorum", quorum.quorum_trackstart(self._quorum, c_uint32(_TRACK_CURRENT_AND_CHANGES)))
-        _check("join the group of hosts", cpg.cpg_join(self._cpg, byref(self._group)))
-        return _descriptor(cpg.cpg_fd_get, self._cpg), _descriptor(quorum.quorum_fd_get, self._quorum)
 
     def dispatch(self) -> list[Members | Delivery]:
         """Return what has happened in the group, in its order, and take the votes.  Raises Unreachable."""

@@ -119,6 +119,24 @@ class Pool:
         quorate = directory.is_quorate
         return {"node": directory.me, "is_quorate": quorate, "trouble": self._link.trouble, "hosts": hosts}
 
+    def report(self) -> dict[str, Any]:
+        """Return what ``vmfence host list`` and ``host check`` ask for, fit for JSON: describe(), and all guests known.
+
+        Those of a host that is away are as it had them when it left.
+        """
+        listing = [
+            {"node": node, "name": entry.name, "uuid": entry.uuid, "state": entry.state, "moved": entry.moved}
+            for node, host in sorted(self.directory.hosts.items())
+            for entry in host.guests.values()
+        ]
+        is_joined = self.directory.me in self.directory.members
+        return {
+            **self.describe(),
+            "is_joined": is_joined,
+            "fenced_command": self._fenced_command,
+            "listing": listing,
+        }
+
     # Asked by the service
 
     async def ping(self, deadline: float) -> None:

@@ -1,0 +1,97 @@
+"""What firewalld keeps for its next reload and does not do now: sources, rich rules and policies that may stop us.
+
+Pure.  The order is that of firewalld.richlanguage(5) and firewalld.policies(5): what stops without a priority, or with
+a negative one, comes before what a zone lets in, and a policy with a negative priority before all zones.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vmfence.packetfilter.listing import Listings, Section
+from vmfence.packetfilter.rules import Opening
+
+_HOST, _ANY = "HOST", "ANY"  # ANY is every zone; this host is none
+_STOPPING = ("DROP", "REJECT", "%%REJECT%%")
+# Rich rules about these do not decide about requests.
+_OTHERS = ("icmp-type", "icmp-block", "forward-port", "masquerade")
+
+
+@dataclass(frozen=True)
+class Later:
+    """What will, or may, stop requests after the next reload, and the *command* that prevents it."""
+
+    what: str
+    command: str
+
+
+def stops_later(now: Listings, kept: Listings, zone: str, opening: Opening, service: str) -> Iterator[Later]:
+    """Yield what *kept* has and *now* has not that may stop *opening*, whose interface is kept in *zone*.
+
+    *service*: the one that lets in all that listeners need.
+    """
+    for name, one in kept.zones.items():
+        before = now.zones.get(name, Section())
+        new = [source for source in one.get("sources") if source not in before.get("sources")]
+        if new and _is_stopping(one) and not one.admits(opening, service):
+            yield _admitted(f"zone {name}, which does not let in {opening}, has sources {' '.join(new)}", name, opening)
+        if name == zone or new:
+            yield from _ruled("zone", name, one, before, opening)
+    for name, one in kept.policies.items():
+        before = now.policies.get(name, Section())
+        if one == before or not _is_ahead(one, zone):
+            continue
+        if any(target in _STOPPING for target in one.get("target")) and not one.admits(opening, service):
+            yield _admitted(f"policy {name} does not let in {opening}", name, opening, "policy")
+        yield from _ruled("policy", name, one, before, opening)
+
+
+def _is_stopping(zone: Section) -> bool:
+    """Whether *zone* stops what it does not name."""
+    return any(target in (*_STOPPING, "default") for target in zone.get("target"))
+
+
+def _admitted(what: str, name: str, opening: Opening, kind: str = "zone") -> Later:
+    items = [f"port={opening.port}/{opening.protocol}", *(["protocol=igmp"] if opening.igmp else [])]
+    words = [["firewall-cmd", "--permanent", f"--{kind}={name}", f"--add-{item}"] for item in items]
+    return Later(what, " && ".join(map(shlex.join, words)))
+
+
+def _ruled(kind: str, name: str, one: Section, before: Section, opening: Opening) -> Iterator[Later]:
+    for rule in one.rules:
+        if rule not in before.rules and _may_stop(rule, opening):
+            words = ["firewall-cmd", "--permanent", f"--{kind}={name}", f"--remove-rich-rule={rule}"]
+            yield Later(f"{kind} {name} has the rich rule: {rule}", shlex.join(words))
+
+
+def _is_ahead(policy: Section, zone: str) -> bool:
+    """Whether *policy* decides about packets to this host, before *zone* does."""
+    priority = next(iter(policy.get("priority")), "-1")
+    is_from_there = any(each in (zone, _ANY) for each in policy.get("ingress-zones"))
+    return priority.startswith("-") and is_from_there and _HOST in policy.get("egress-zones")
+
+
+def _may_stop(rule: str, opening: Opening) -> bool:
+    values = dict(re.findall(r'(\w+(?: \w+)?)="([^"]*)"', rule))
+    words = re.sub(r'="[^"]*"', "=", rule).split()
+    if not {"drop", "reject"} & {*words} or any(other in words for other in _OTHERS):
+        return False
+    priority = values.get("rule priority", "0")
+    if not priority.startswith("-") and priority != "0":
+        return False
+    if (values.get("rule family") or values.get("family") or opening.family) != opening.family:
+        return False
+    return _concerns(rule, opening)
+
+
+def _concerns(rule: str, opening: Opening) -> bool:
+    """Whether *rule* is about the port or the protocols of *opening*, or about whatever comes."""
+    port = re.search(r'\bport port="(\d+)(?:-(\d+))?" protocol="(\w+)"', rule)
+    if port and "source-port" not in rule:
+        is_ours = int(port[1]) <= opening.port <= int(port[2] or port[1])
+        return port[3] == opening.protocol and is_ours
+    protocol = re.search(r'\bprotocol value="([\w-]+)"', rule)
+    return protocol is None or protocol[1] in (opening.protocol, *(["igmp", "2"] if opening.igmp else []))
