@@ -213,6 +213,16 @@ SYMPTOMS = (
         ("host-name-long", "cluster-name-too-long"),
     ),
     Symptom(
+        "After a live migration the host says `Operation failed`, or fencing works only now and then",
+        "A host on its own does not know where its guests went; the old one still has the definition",
+        ("host-guest-moved", "host-several"),
+    ),
+    Symptom(
+        "`host status`: accepted signatures are not kept, or records of the history are lost",
+        "The disk of state_dir is full, read-only, or held by another program",
+        ("host-records-unkept",),
+    ),
+    Symptom(
         "A pool of hosts: every request fails",
         "The daemon is not in its pool: Corosync does not run, its libraries are missing, or the backend was changed",
         ("host-pool-corosync", "host-pool-libraries", "host-pool-joined", "host-daemon"),

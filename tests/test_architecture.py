@@ -58,7 +58,7 @@ ONLY_IN = {
     "subprocess": {"vmfence.proc"},
     "sqlite3": {"vmfence.host.signatures"},
     "asyncio": {"vmfence.host"},
-    "concurrent": {"vmfence.host", "vmfence.diagnose"},
+    "concurrent": {"vmfence.host", "vmfence.diagnose", "vmfence.packetfilter.firewall"},
     "threading": {"vmfence.host", "vmfence.diagnose"},
     "logging": {"vmfence.host"},
 }

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
+import libvirt
 from lxml import etree
 
 from .cluster_node import Node
@@ -152,8 +154,7 @@ class ClusterLab:
         for name, node in self.nodes.items():
             node.install(self.key.read_bytes())
             node.mend_link()
-            if not self.hypervisor.is_on(self.guest(name)):
-                self.hypervisor.power_on(self.guest(name))
+            self._wait(partial(self._has_power, self.guest(name)), ONLINE_WITHIN, f"{name} switched on")
         self._revive()
         self.wait_online()
         if self.configuration() != self._fresh:
@@ -174,6 +175,15 @@ class ClusterLab:
             self.hypervisor.define(self.guest(name), self.uuid(name), start=True)
         self.wait_online()
         self._fresh = self.configuration()
+
+    def _has_power(self, guest: str) -> bool:
+        """Switch a guest on if it is off; False where a fence that the test left behind ends it meanwhile."""
+        try:
+            if not self.hypervisor.is_on(guest):
+                self.hypervisor.power_on(guest)
+        except libvirt.libvirtError:
+            return False
+        return True
 
     def _revive(self) -> None:
         """Switch on the nodes that are off, and off and on those that have lost corosync or Pacemaker."""

@@ -66,5 +66,5 @@ def test_the_worst_outcome_of_a_test_counts() -> None:
     assert outcomes == {one: "passed", other: "failed"}
     lines = list(fault_report.lines(outcomes))
     assert [line.split()[0] for line in lines if other.injection in line] == ["NOT"]
-    assert [line.split()[:3] for line in lines if line.endswith("nft drops")] == [["found", "host", "host-firewall"]]
+    assert [line.split()[:3] for line in lines if line.endswith(one.injection)] == [["found", "host", "host-firewall"]]
     assert lines[-1] == f"{len(CASES) - 2} of {len(CASES)} cases not run"

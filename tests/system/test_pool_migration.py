@@ -263,11 +263,16 @@ def test_the_host_that_it_leaves_is_lost_meanwhile(lab: PoolLab, loss: str) -> N
     assert lab.truth(MOVER) == []
 
 
-def test_the_host_that_it_goes_to_is_lost_meanwhile(lab: PoolLab) -> None:
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_the_host_that_it_goes_to_is_lost(lab: PoolLab, when: str) -> None:
+    """Before: nobody has ever heard that it has the guest.  The host that it leaves knows that it went somewhere."""
+    if when == "before":
+        lab[2].daemon.kill()
     with migrating(lab, 1, 2) as moving:
         moving.wait_copying()
-        wait_listed(lab, "on")
-        lab[2].daemon.kill()
+        if when == "meanwhile":
+            wait_told(lab, 2, 1)
+            lab[2].daemon.kill()
         lab.wait_together(1, 3)
         moving.finish()
     assert lab.truth(MOVER) == [2]

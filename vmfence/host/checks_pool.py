@@ -31,9 +31,7 @@ def _libraries_unseen(facts: Facts) -> VmfenceError | None:
 def _corosync(facts: Facts) -> Iterator[Fault]:
     error = facts.corosync
     if isinstance(error, (Unreachable, DeadlineExceeded)):
-        message = (
-            "this host is out of its pool: its daemon answers nobody, and the others fence its guests by doubt alone"
-        )
+        message = "this host is out of its pool: its daemon answers nobody, and the others cannot reach its guests"
         has_manager = not isinstance(facts.unit, VmfenceError) and facts.unit.is_manager
         remedy = f"{' '.join(_START)}; journalctl -u corosync" if has_manager else "start Corosync, and see its log"
         yield Fault(ERROR, "Corosync", message, ": ".join(filter(None, (error.what, error.why))), remedy)
