@@ -35,6 +35,7 @@ host, bridge, guest, key, hosts, check = (
 )  # fmt: skip
 MISTAKES: dict[str, tuple[str, str, Mistake]] = {}
 INTERFACE = 'interface = "br0";'
+PATIENT = ("-t", "15")  # where an answer is expected
 
 
 def mistake(code: str, severity: str = "error") -> Any:
@@ -97,7 +98,7 @@ def disk_of_state_full(host: Host, undo: ExitStack, folder: Path) -> None:
     undo.callback(machine.ok, "systemctl", "stop", "vmfence")
     machine.ok("systemctl", "start", "vmfence")
     machine.run("dd", "if=/dev/zero", "of=/var/lib/vmfence/fill", "bs=4k")
-    assert host.ask(folder) == 0  # which does not stop fencing
+    assert host.ask(folder, None, *PATIENT) == 0  # which does not stop fencing
     told = machine.ok(PROGRAM, "host", "status")
     assert "accepted signatures: not kept on disk" in told
 
@@ -110,7 +111,7 @@ def guest_migrated_away(host: Host, undo: ExitStack, folder: Path) -> None:
     migrate("vm-02", host.hypervisor, there)
     undo.callback(migrate, "vm-02", there, host.hypervisor)
     for action in ("status", "off", "on"):
-        assert host.ask(folder, None, "-o", action, "-H", "vm-02") == 1  # neither on nor off
+        assert host.ask(folder, None, *PATIENT, "-o", action, "-H", "vm-02") == 1  # neither on nor off
     assert there.is_on("vm-02") and not host.hypervisor.is_on("vm-02")
 
 
@@ -146,7 +147,9 @@ def test_rules_by_uuid_hold_for_names(host: Host, tmp_path: Path) -> None:
         host.machine.write(CONFIG, f"{host.config} groups {{ {rule} }}")
         host.machine.ok("systemctl", "restart", "vmfence")
         assert codes(host.judged(), "error") == []
-        asked = {name: host.ask(tmp_path, None, "-o", "status", "-H", name) for name in ("vm-01", uuid, "vm-02")}
+        asked = {
+            name: host.ask(tmp_path, None, *PATIENT, "-o", "status", "-H", name) for name in ("vm-01", uuid, "vm-02")
+        }
     finally:
         host.mended()
     assert set(asked.values()) == {0}

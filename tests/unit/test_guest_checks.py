@@ -26,6 +26,7 @@ from vmfence.guest.knocks import knocker
 from vmfence.guest.trial import Copy, Trial
 from vmfence.host.security import KeyEntry, Security, asks_why
 from vmfence.packetfilter.firewall import Firewall
+from vmfence.packetfilter.kept import Later
 from vmfence.protocol.auth import Hash, Key, respond, sign
 from vmfence.protocol.reason import REASON_BYTES_MAX, decode_reason, encode_reason
 from vmfence.protocol.reply import Record
@@ -48,6 +49,7 @@ HEALTHY = Facts(
 NOBODY = NotAsked("no host answers")
 OPEN_NOW = ("firewall-cmd", "--zone=public", "--add-port=1229/tcp")
 OPEN_LATER = ("firewall-cmd", "--permanent", "--zone=public", "--add-port=1229/tcp")
+KEPT = Later("zone public has the rich rule: rule drop", "firewall-cmd --permanent --zone=public x")
 
 
 def facts(**changes: Any) -> Facts:
@@ -111,6 +113,7 @@ def test_a_healthy_guest_has_no_finding_at_all() -> None:
         ({"addresses": (Address(GUEST, "eth0", "down"),)}, "guest-link", "error"),
         ({"trial": replace(HEARD, port=40000)}, "guest-port-taken", "warning"),
         ({"firewall": Firewall(("public",), (OPEN_LATER,))}, "guest-firewall-later", "warning"),
+        ({"firewall": Firewall(("public",), later=(KEPT,))}, "guest-firewall-later", "warning"),
         ({"trial": VmfenceError("broken")}, "guest-untried", "error"),
         ({"trial": replace(UNHEARD, copies=(Copy(GUEST, "eth0", "denied"),))}, "guest-not-sent", "error"),
         (
@@ -271,6 +274,7 @@ FIREWALL = {"guest-firewall", "guest-firewall-later"}
         ({"trial": UNHEARD, "firewall": Firewall(rules=("nft",))}, {"guest-firewall-unread"}),
         ({"trial": UNHEARD, "firewall": Firewall(("public",), (OPEN_NOW,))}, {"guest-firewall-unread"}),
         ({"trial": replace(UNHEARD, knocks=(HOST,))}, {"guest-firewall-later", "guest-firewall-unread"}),
+        ({"trial": UNHEARD, "firewall": Firewall(("public",), later=(KEPT,))}, {"guest-firewall", "guest-firewall-unread"}),
         ({"trial": UNHEARD, "addresses": ()}, set()),
     ],
 )

@@ -37,6 +37,7 @@ from vmfence.host.probe import Probe
 from vmfence.host.selinux import SELinux
 from vmfence.host.unit import UnitFacts
 from vmfence.packetfilter.firewall import Firewall
+from vmfence.packetfilter.kept import Later
 from vmfence.protocol.reply import Record, State
 
 CONFIG, KEY, SYSTEM = "/etc/vmfence.conf", "/etc/cluster/fence_xvm.key", "qemu:///system"
@@ -167,6 +168,7 @@ STRICT = (Link("br0", rp_filter=1),)
 AWAY = network().routes + (Route("eth1", ipaddress.IPv4Network("10.88.0.11/32")),)
 FIREWALLD = Firewall(("libvirt",), (("firewall-cmd", "--zone=libvirt", "--add-port=1229/udp"),))
 PERMANENT = Firewall(("libvirt",), (("firewall-cmd", "--permanent", "--zone=libvirt", "--add-service=vmfence"),))
+KEPT = Firewall(("libvirt",), later=(Later("policy p has the rich rule: rule drop", "firewall-cmd --permanent x"),))
 RULES = Firewall(rules=("nft insert rule inet f i udp dport 1229 accept",))
 BELOW = Firewall(rules=("nft insert rule bridge f i udp dport 1229 accept",))
 SESSION = Inventory("qemu+unix:///session?socket=/run/user/7/s", "QEMU 7.2.0", "9.0.0", (guest(1),))
@@ -237,6 +239,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str, Severity]] = {
     ),
     "firewalld": ({"firewall": FIREWALLD, "probes": (SILENT,)}, "host-firewall", ERROR),
     "firewalld after a reload": ({"firewall": PERMANENT}, "host-firewall", WARNING),
+    "firewalld, kept": ({"firewall": KEPT}, "host-firewall", WARNING),
     "rules": ({"firewall": RULES, "probes": (SILENT,)}, "host-firewall", ERROR),
     "rules, nothing tried": ({"firewall": RULES, "probes": denied()}, "host-firewall", WARNING),
     "rules of the bridge": ({"firewall": BELOW}, "host-firewall", WARNING),
