@@ -29,9 +29,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     for unit, allowed in {
         "errors": "",
         "findings": "errors",
-        "packetfilter": "errors proc",
+        "packetfilter": "errors proc together",
         "keyfile": "errors",
         "proc": "errors",
+        "together": "errors",
         "xmldoc": "errors",
         "protocol": "errors",
         "sealing": "errors keyfile",
@@ -39,10 +40,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         "config": "errors protocol policy",
         "client": "errors protocol",
         "agent": "errors protocol keyfile client",
-        "host": "errors findings protocol keyfile proc xmldoc policy config guest sealing packetfilter",
+        "host": "errors findings protocol keyfile proc xmldoc policy config guest sealing packetfilter together",
         "guest": "errors findings protocol keyfile proc client sealing packetfilter",
-        "cluster": "errors findings keyfile proc xmldoc protocol guest",
-        "diagnose": "errors findings proc",
+        "cluster": "errors findings keyfile proc xmldoc protocol guest together",
+        "diagnose": "errors findings proc together",
         "demo": "errors findings proc config host guest cluster",
         "__main__": "cli",
     }.items()
@@ -58,8 +59,8 @@ ONLY_IN = {
     "subprocess": {"vmfence.proc"},
     "sqlite3": {"vmfence.host.signatures"},
     "asyncio": {"vmfence.host"},
-    "concurrent": {"vmfence.host", "vmfence.diagnose", "vmfence.packetfilter.firewall"},
-    "threading": {"vmfence.host", "vmfence.diagnose"},
+    "concurrent": {"vmfence.host", "vmfence.together"},
+    "threading": {"vmfence.host", "vmfence.together", "vmfence.proc"},
     "logging": {"vmfence.host"},
 }
 STANDARD = getattr(sys, "stdlib_module_names", frozenset())  # not known to Python 3.9
@@ -86,10 +87,11 @@ LATE = {
 # The places where every exception is caught: a worker, or the entry of a process.  Each fails what it does, aloud.
 CATCH_ALL = {
     "vmfence.agent.main.main": "entry of the agent",
-    "vmfence.diagnose._begin.work": "worker: gathers one fact, raised again by whoever waits",
+    "vmfence.together._begin.work": "worker: one call, raised again by whoever waits",
     "vmfence.host.backends.inventory._begin.read": "worker: one look at libvirt, raised again by whoever waits",
     "vmfence.host.daemon.Daemon._housekeep": "worker: one round of housekeeping",
-    "vmfence.host.pool.link._in_thread.run": "worker: one call of Corosync's, raised again by whoever waits",
+    "vmfence.host.pool.pool.Pool.happened": "worker: one message of another host",
+    "vmfence.host.pool.workers.Workers._settle": "worker: one call that may hang, raised again by whoever waits",
     "vmfence.host.service.Service._run": "worker: one power action",
     "vmfence.host.reception.Reception._run": "worker: one request",
 }

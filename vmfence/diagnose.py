@@ -7,29 +7,31 @@ instead of passing in silence.
 
 from __future__ import annotations
 
-import concurrent.futures
 import shutil
-import threading
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from vmfence import proc
-from vmfence.errors import CommandError, DeadlineExceeded, VmfenceError
-from vmfence.findings import Check, Fault, Finding, NotAsked, Severity, is_unknown, worst
+from vmfence import proc, together
+from vmfence.errors import CommandError, VmfenceError
+from vmfence.findings import Check, Fault, Finding, NotAsked, Severity, is_forbidden, is_unknown, worst
 
 MEND_S = 120.0
+# So long before the deadline all programs are ended, so that it can still be told which one hung.
+_TELL_S = 0.5
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one check: *faults* in the order of its rule, or *missing*, the error that keeps it unjudged."""
+    """What became of one check: *faults* in the order of its rule, or *missing*, the error that keeps it unjudged.
+
+    *is_minor*: what is missing is of little weight, and its own check has told so.
+    """
 
     check: Check
     faults: tuple[Fault, ...] = ()
     missing: VmfenceError | None = None
+    is_minor: bool = False
 
     @property
     def severity(self) -> Severity | None:
@@ -39,13 +41,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcomes of all checks that were wanted, in the order of the checks.
-
-    *is_chosen*: the user has named these checks, and so wants each of them judged.
-    """
+    """The outcomes of all checks that were wanted, in the order of the checks."""
 
     outcomes: tuple[Outcome, ...]
-    is_chosen: bool = False
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -69,20 +67,21 @@ class Report:
         return worst(self.findings)
 
 
-def gather(gatherers: Mapping[str, Callable[[], Any]], deadline_s: float) -> dict[str, Any]:
+def gather(gatherers: Mapping[str, Callable[[], Any]], deadline_s: float, program_s: float = MEND_S) -> dict[str, Any]:
     """Call all *gatherers* at the same time; return by name what each returned, or the VmfenceError it raised.
 
     What is not there *deadline_s* seconds from now is a DeadlineExceeded.  Other exceptions are defects: raised again.
+    An outside program that any of them runs is ended after *program_s*, or shortly before the deadline.
     """
-    deadline = time.monotonic() + deadline_s
-    begun = {name: _begin(name, gatherer) for name, gatherer in gatherers.items()}
-    return {name: _result(name, future, deadline, deadline_s) for name, future in begun.items()}
+    with proc.limited(deadline_s - min(_TELL_S, deadline_s / 10), program_s):
+        return together.call(gatherers, deadline_s)
 
 
 def judge(checks: Sequence[Check], facts: Any, only: Collection[str] = (), skip: Collection[str] = ()) -> Report:
     """Apply the rules of *checks* to *facts*: those in *only* (none named: all) that are not in *skip*, by code."""
     wanted = [check for check in checks if check.code not in skip and (not only or check.code in only)]
-    return Report(tuple(_outcome(check, facts) for check in wanted), bool(only))
+    minor = [getattr(facts, check.reads) for check in checks if check.reads and check.is_minor]
+    return Report(tuple(_outcome(check, facts, minor) for check in wanted))
 
 
 def fixable(report: Report) -> tuple[Finding, ...]:
@@ -112,36 +111,13 @@ def _run(argv: list[str]) -> None:
         raise CommandError(tuple(argv), done.status, done.stderr or done.stdout)
 
 
-def _begin(name: str, gatherer: Callable[[], Any]) -> Future[Any]:
-    """Start *gatherer* in a thread that does not keep the process alive, unlike those of an executor."""
-    future: Future[Any] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(gatherer())
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
-            future.set_exception(error)
-
-    threading.Thread(target=work, name=f"gather {name}", daemon=True).start()
-    return future
-
-
-def _result(name: str, future: Future[Any], deadline: float, deadline_s: float) -> Any:
-    try:
-        return future.result(max(0.0, deadline - time.monotonic()))
-    except VmfenceError as error:
-        return error
-    except concurrent.futures.TimeoutError:
-        return DeadlineExceeded(f"reading {name} took too long", f"no result within {deadline_s:g} s")
-
-
-def _outcome(check: Check, facts: Any) -> Outcome:
+def _outcome(check: Check, facts: Any, minor: Sequence[Any]) -> Outcome:
     read = getattr(facts, check.reads) if check.reads else None
-    if isinstance(read, NotAsked):
-        return Outcome(check, missing=read)
+    if isinstance(read, NotAsked) or is_forbidden(read):
+        return Outcome(check, missing=read, is_minor=check.is_minor)
     for name in check.needs:
         missing = getattr(facts, name)
         if isinstance(missing, VmfenceError):
-            return Outcome(check, missing=missing)
+            return Outcome(check, missing=missing, is_minor=any(missing is one for one in minor))
     faults = tuple(check.rule(facts))
     return Outcome(check, faults, check.doubt(facts) if check.doubt is not None and not faults else None)

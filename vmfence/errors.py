@@ -40,6 +40,17 @@ class KeyFileError(VmfenceError):
     """A shared key is missing, unreadable, too short, or readable by everybody."""
 
 
+class KeyExposed(KeyFileError):
+    """Others than root may use the key.
+
+    *closing*: the command that takes that from them and does nothing else; none where a person must decide.
+    """
+
+    def __init__(self, what: str, why: str = "", remedy: str = "", closing: tuple[str, ...] = ()) -> None:
+        super().__init__(what, why, remedy)
+        self.closing = closing
+
+
 class KeyNotPermitted(KeyFileError):
     """This user may not read the key, or make one there."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from vmfence.errors import VmfenceError
+from vmfence.errors import ConfigNotPermitted, KeyNotPermitted, NotPermitted, VmfenceError
 
 
 class Severity(enum.IntEnum):
@@ -31,6 +32,7 @@ class Fault:
     *subject*: what it is about (a node, a device, a file).  *message*: what is wrong, and why that matters.
     *evidence*: what was seen, with numbers.  *remedy*: a command to paste, or what to do where no command does it.
     *fix*: arguments of the command that mends it without any risk; None where a person must decide.
+    *opens*: what *fix* lets in that was shut out, and from where; it is told before the question.
     """
 
     severity: Severity
@@ -39,6 +41,7 @@ class Fault:
     evidence: str = ""
     remedy: str = ""
     fix: tuple[str, ...] | None = None
+    opens: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Check:
     facts, each a value, or the VmfenceError that kept it from being gathered.  *reads*: the fact whose gathering it
     judges, if that is what it is about.  *doubt* is asked where the rule found no fault: it returns why that does not
     show that the title holds.  A NotAsked says that there is no such thing here, any other error that it is unknown.
+    *is_reading*: it tells that a fact could not be gathered, and nothing of what is judged by it; *is_minor*: what
+    cannot be judged without that fact is of little weight.
     """
 
     code: str
@@ -58,6 +63,8 @@ class Check:
     needs: tuple[str, ...] = ()
     reads: str = ""
     doubt: Callable[[Any], VmfenceError | None] | None = None
+    is_reading: bool = False
+    is_minor: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,11 @@ def is_unknown(missing: VmfenceError | None) -> bool:
     return missing is not None and (isinstance(missing, NotReached) or not isinstance(missing, NotAsked))
 
 
+def is_forbidden(missing: object) -> bool:
+    """Whether *missing* is for lack of rights of this user: somebody else can have it judged."""
+    return isinstance(missing, (NotPermitted, KeyNotPermitted, ConfigNotPermitted))
+
+
 def unread(
     code: str,
     fact: str,
@@ -104,14 +116,27 @@ def unread(
     severity: Severity = ERROR,
     doubt: Callable[[Any], VmfenceError | None] | None = None,
 ) -> Check:
-    """Return the check that *fact* could be gathered: a failed gathering is a finding, never silence."""
+    """Return the check that *fact* could be gathered: a failed gathering is a finding, never silence.
+
+    For lack of rights it is not judged.  A fact whose absence is a NOTE is of little weight.
+    """
 
     def rule(facts: Any) -> Iterator[Fault]:
         error = getattr(facts, fact)
         if isinstance(error, VmfenceError):
             yield Fault(severity, fact, error.what, error.why, error.remedy)
 
-    return Check(code, title, story, rule, reads=fact, doubt=doubt)
+    return Check(code, title, story, rule, reads=fact, doubt=doubt, is_reading=True, is_minor=severity is NOTE)
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """Return *argv* as a line to paste into a shell, whatever names are in it."""
+    return shlex.join(argv)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 guest", "2 guests"; *noun* is one that takes an s."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def worst(findings: Iterable[Finding]) -> Severity | None:

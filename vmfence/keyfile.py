@@ -12,7 +12,7 @@ import os
 import stat
 import time
 
-from vmfence.errors import KeyFileError, KeyNotPermitted
+from vmfence.errors import KeyExposed, KeyFileError, KeyNotPermitted
 
 KEY_BYTES_MAX = 4096  # every fence_virt peer ignores what follows
 KEY_BYTES_MIN = 16
@@ -48,7 +48,7 @@ def _judge(path: str, status: os.stat_result) -> None:
         raise KeyFileError(f"the key {path} cannot be used", "it is not a regular file", _COPY_IT)
     if status.st_mode & stat.S_IRWXO:
         why = f"everybody on this machine may use it (mode {stat.S_IMODE(status.st_mode):04o})"
-        raise KeyFileError(f"the key {path} is not secret", why, f"chmod 0600 {path}")
+        raise _open(path, f"the key {path} is not secret", why, "0600")
 
 
 def _content(path: str, descriptor: int) -> bytes:
@@ -95,13 +95,36 @@ def judge(path: str) -> list[KeyFileError]:
         found.append(KeyFileError("the key is text", "somebody typed or printed it, so it can be guessed", new_key))
     if status.st_size > KEY_BYTES_MAX:
         found.append(KeyFileError("the key is long", f"of {status.st_size} bytes only {KEY_BYTES_MAX} count"))
+    return [*found, *_exposures(path, status)]
+
+
+def _exposures(path: str, status: os.stat_result) -> list[KeyFileError]:
+    """Return who besides root may use the key, as far as it is used all the same: the one rule for all checks.
+
+    The group root is root, so mode 0640 takes nothing away there.  Another group may be meant to fence, as haclient
+    is, or not: who is in it decides, so no command without a person does.
+    """
+    found: list[KeyFileError] = []
+    mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
     if status.st_mode & stat.S_IRGRP and status.st_gid:
-        found.append(KeyFileError("the key's group may read it", f"gid {status.st_gid}", "see who is in it"))
+        remedy = f"see who is in it: getent group {status.st_gid}; if they must not fence: chmod 0600 {_quoted(path)}"
+        found.append(KeyExposed("the key's group may read it", f"gid {status.st_gid}, {mode}", remedy))
     if status.st_mode & (stat.S_IWGRP | stat.S_IXGRP):
-        found.append(KeyFileError("the key's group may change it", "", f"chmod 0640 {path}"))
+        found.append(_open(path, "the key's group may change it", f"gid {status.st_gid}, {mode}", "0640"))
     if status.st_uid not in (0, os.geteuid()):
-        found.append(KeyFileError("the key belongs to another user", f"uid {status.st_uid}", f"chown root {path}"))
+        remedy = f"chown root {_quoted(path)}"
+        found.append(KeyExposed("the key belongs to another user", f"uid {status.st_uid}", remedy))
     return found
+
+
+def _open(path: str, what: str, why: str, mode: str) -> KeyExposed:
+    return KeyExposed(what, why, f"chmod {mode} {_quoted(path)}", ("chmod", mode, path))
+
+
+def _quoted(path: str) -> str:
+    """Return *path* as one word of a shell, as shlex.quote() does, which would load too much here."""
+    is_plain = all(letter.isascii() and (letter.isalnum() or letter in "/._-+@%:=,") for letter in path)
+    return path if path and is_plain else "'" + path.replace("'", "'\"'\"'") + "'"
 
 
 def create(path: str, size_bytes: int = KEY_BYTES_MAX, replace: bool = False) -> bytes:

@@ -5,11 +5,17 @@ The only user of subprocess.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
+import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from vmfence.errors import DeadlineExceeded, NotPermitted, ToolMissing, VmfenceError
 
@@ -43,21 +49,72 @@ class Background:
         return self.process.poll()
 
 
+@dataclass
+class _Limit:
+    """What holds for all programs of a block: they end at *end* (of the monotonic clock), each after *each_s*."""
+
+    end: float
+    each_s: float
+    running: dict[int, subprocess.Popen[str]] = field(default_factory=dict)
+    is_over: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, process: subprocess.Popen[str]) -> None:
+        with self.lock:
+            self.running[process.pid] = process
+            is_late = self.is_over
+        if is_late:
+            _kill(process)
+
+    def remove(self, process: subprocess.Popen[str]) -> None:
+        with self.lock:
+            self.running.pop(process.pid, None)
+
+    def enforce(self) -> None:
+        with self.lock:
+            self.is_over = True
+            left = tuple(self.running.values())
+        for process in left:
+            _kill(process)
+
+
+_LIMIT: ContextVar[_Limit | None] = ContextVar("limit of programs", default=None)
+
+
+@contextmanager
+def limited(total_s: float, each_s: float) -> Iterator[None]:
+    """Let every program that is run in the block, or in a thread begun there by vmfence.together, end in time.
+
+    Each is ended after *each_s* seconds, all *total_s* seconds from now, and what still runs when the block is left,
+    with whatever it has started.  Only for programs that read.
+    """
+    limit = _Limit(time.monotonic() + total_s, each_s)
+    before = _LIMIT.set(limit)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(before)
+        limit.enforce()
+
+
 def run(argv: list[str], timeout_s: float, environment: Mapping[str, str] | None = None) -> Result:
     """Run *argv* to its end, with *environment* besides the clean one.
 
     Raises ToolMissing, NotPermitted, other VmfenceErrors when it cannot start, DeadlineExceeded after *timeout_s*.
     """
+    limit = _LIMIT.get()
+    if limit is not None:
+        timeout_s = max(0.0, min(timeout_s, limit.each_s, limit.end - time.monotonic()))
     try:
-        ended = subprocess.run(
+        process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env={**_environment(), **(environment or {})},
-            check=False,
             encoding="utf-8",
             errors="replace",
+            start_new_session=limit is not None,  # so that its children are ended with it
         )
     except FileNotFoundError as error:
         raise ToolMissing(f"cannot run {argv[0]}", "it is not installed") from error
@@ -65,9 +122,28 @@ def run(argv: list[str], timeout_s: float, environment: Mapping[str, str] | None
         raise NotPermitted(f"cannot run {argv[0]}", error.strerror or str(error)) from error
     except OSError as error:
         raise VmfenceError(f"cannot run {argv[0]}", error.strerror or str(error)) from error
-    except subprocess.TimeoutExpired as error:
-        raise DeadlineExceeded(f"{argv[0]} did not end within {timeout_s:.0f} s") from error
-    return Result(tuple(argv), ended.returncode, ended.stdout, ended.stderr)
+    if limit is not None:
+        limit.add(process)
+    with process:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            remedy = "" if limit is None else f"see what keeps it: {shlex.join(argv)}"
+            raise DeadlineExceeded(f"{argv[0]} did not end within {timeout_s:.2g} s", "", remedy) from error
+        finally:
+            if process.returncode is None:
+                _kill(process)
+            if limit is not None:
+                limit.remove(process)
+    return Result(tuple(argv), process.returncode, stdout, stderr)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """End *process*; in a session of its own with all that it has started."""
+    with contextlib.suppress(OSError):
+        if process.returncode is None and os.getpgid(process.pid) == process.pid:  # not waited for: still that process
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
 
 
 @contextmanager

@@ -35,6 +35,7 @@ UP = "[@online='true'][@unclean='false'][@pending='false']"
 LOGS, LOG_LINES = ("/var/log/corosync/corosync.log", "/var/log/pacemaker/pacemaker.log"), 100
 # Read with the pipe of the test process as its standard input: the end of that is the end of the node.
 # Pacemaker's last resort is to reset the machine through /proc: that one would be this machine.
+# Each run has a name of its own, as after a real boot.
 # Corosync writes the machine's log if it can.  Not every machine has DMI, so all of /sys/class is an overlay.
 INIT = """
 set -e
@@ -46,6 +47,8 @@ mount -o remount,bind,ro /proc/sys
 [ ! -S /dev/log ] || mount --bind /dev/null /dev/log
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /dev/shm
+cat /proc/sys/kernel/random/uuid > /run/boot_id
+mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
 mkdir -p /run/lock /run/dmi/upper /run/dmi/work
 mount -t overlay overlay -o lowerdir=/sys/class,upperdir=/run/dmi/upper,workdir=/run/dmi/work /sys/class
 rm -rf /sys/class/dmi

@@ -71,7 +71,8 @@ def test_mistakes_in_a_file(vmfence: CommandLine, tmp_path: Path, code: str, com
     file = made(tmp_path, ("stonith", "create", "fence", *GOOD), command)
     assert code in codes(vmfence, file)
     assert check(vmfence, "--cib", file, "--quiet").exit == 1
-    assert check(vmfence, "--cib", file, "--skip", code, "--only", code).exit == 0
+    assert code not in check(vmfence, "--cib", file, "--skip", code).stdout
+    assert check(vmfence, "--cib", file, "--skip", code, "--only", code).exit == 2
 
 
 def test_remedies_can_be_pasted(vmfence: CommandLine, tmp_path: Path) -> None:
@@ -94,18 +95,18 @@ def test_a_file_that_is_none(vmfence: CommandLine, tmp_path: Path) -> None:
         assert done.stderr.startswith("error: ")
 
 
-def test_a_tool_that_hangs_is_told_in_time(tmp_path: Path) -> None:
-    pipe, program = tmp_path / "pipe", tmp_path / "cibadmin"
-    os.mkfifo(pipe)
-    program.write_text(f"#!/bin/sh\nexec cat {pipe}\n")
+def test_a_tool_that_hangs_is_a_finding_of_the_report_and_is_ended(tmp_path: Path) -> None:
+    program = tmp_path / "cibadmin"
+    program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 1000\n")
     program.chmod(0o755)
     env = clean_environment()
     env["PATH"] = f"{tmp_path}:{env['PATH']}"
-    argv = [str(Path(sys.executable).parent / "vmfence"), "cluster", "check"]
+    argv = [str(Path(sys.executable).parent / "vmfence"), "cluster", "check", "--json"]
     done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=30)
-    os.close(os.open(pipe, os.O_WRONLY))  # lets it end
-    assert (done.returncode, done.stdout) == (4, "")
-    assert "reading cib took too long" in done.stderr
+    [finding] = [one for one in json.loads(done.stdout)["findings"] if one["severity"] == "error"]
+    assert (done.returncode, done.stderr, finding["code"]) == (4, "", "cluster-cib-unread")
+    assert "cibadmin did not end within" in finding["message"] and "cibadmin --query" in finding["remedy"]
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
 
 
 def test_explanations(vmfence: CommandLine) -> None:

@@ -322,6 +322,81 @@ def test_status_tells_what_was_changed_since_it_was_read(world: World) -> None:
     assert world.status()["stale"] == []
 
 
+def test_a_refused_reload_is_told_and_changes_nothing(world: World) -> None:
+    old = world.folder / "state"
+    assert world.fence("off", "alpha").exit == 0
+    text = world.config.read_text()
+    world.config.write_text(text.replace(str(old), str(world.folder / "elsewhere")))
+    world.daemon.signal(signal.SIGHUP)
+    world.daemon.wait_for_line("reload refused")
+    found = world.status()
+    assert (found["stale"], found["state_dir"]) == ([str(world.config)], str(old))
+    assert "state_dir cannot change" in found["refused_reload"]["reason"]
+    assert "reload refused at " in world.show("status").stdout
+    shown = world.show("history")
+    assert "alpha" in shown.stdout and f"the daemon that runs writes to {old}, not to " in shown.stderr
+    checked = json.loads(world.show("check", "--json", "--only", "host-daemon-stale").stdout)
+    [finding] = checked["findings"]
+    assert finding["severity"] == "error" and "state_dir cannot change" in finding["evidence"]
+    world.config.write_text(text)
+    world.daemon.signal(signal.SIGHUP)
+    world.daemon.wait_for_line("reloaded: ")
+    assert (world.status()["refused_reload"], world.status()["stale"]) == (None, [])
+
+
+def test_a_daemon_that_hangs_is_told_with_its_process(world: World) -> None:
+    world.daemon.signal(signal.SIGSTOP)
+    try:
+        status, checked = world.show("status"), world.show("check", "--json", "--only", "host-daemon")
+    finally:
+        world.daemon.signal(signal.SIGCONT)
+    told = f"process {world.daemon.pid} runs and does not answer"
+    assert (status.exit, told in status.stderr, "start it:" in status.stderr) == (4, True, False)
+    [finding] = json.loads(checked.stdout)["findings"]
+    assert told in finding["evidence"] and "no daemon runs" not in finding["message"]
+
+
+def test_a_faulty_configuration_does_not_hide_the_daemon(world: World) -> None:
+    world.fence("off", "alpha")
+    world.config.write_text(world.config.read_text() + "oops")
+    status, history, listed = world.show("status"), world.show("history"), world.show("list")
+    for result in status, history:
+        assert result.exit == 0 and result.stderr.startswith("warning: "), result
+    assert f"process {world.daemon.pid}," in status.stdout and "alpha" in history.stdout
+    assert listed.exit == 1 and "alpha" in listed.stdout and "not known" in listed.stdout, listed
+    assert listed.stderr.startswith("error: ")
+    checked = json.loads(world.show("check", "--json").stdout)
+    assert [one["code"] for one in checked["findings"] if one["severity"] == "error"] == ["host-configuration"]
+    assert {"host-daemon", "host-listener", "host-libvirt", "host-rejected"} <= set(checked["passed"])
+    named = world.vmfence.run("host", "status", "-f", "/nonexistent")
+    assert named.exit == 1 and named.stdout == ""
+
+
+def test_status_tells_when_libvirt_answered(world: World) -> None:
+    world.fence("status", "alpha")
+    [hypervisor] = world.status()["hypervisors"]
+    assert 0 < time.time() - hypervisor["answered_at"] < 3600 and hypervisor["calls"] == 0
+    assert ": answered at 2" in world.show("status").stdout
+
+
+def test_status_tells_who_was_answered_and_what_failed(world: World) -> None:
+    assert world.fence("on", "nobody").exit == 1
+    found = world.status()
+    [failed] = found["last_failed"]
+    assert (failed["origin"], failed["action"]) == ("127.0.0.1", "on") and "nobody" in failed["reason"]
+    assert list(found["last_answered"]) == ["127.0.0.1"]
+    assert "127.0.0.1 on failed: no guest is called nobody" in world.show("status").stdout
+
+
+def test_a_start_that_fails_speaks_of_no_stop(world: World) -> None:
+    world.daemon.stop()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", world.port))
+        taken.listen(1)
+        failed = world.vmfence.run("host", "daemon", "-f", str(world.config))
+    assert (failed.exit, "stopping" in failed.stderr) == (1, False)
+
+
 def test_status_tells_what_is_gone(world: World) -> None:
     world.key.unlink()
     assert world.status()["stale"] == [str(world.key)]
@@ -335,11 +410,11 @@ def test_status_tells_what_the_history_lacks(world: World) -> None:
     state.rename(world.folder / "gone")
     assert world.fence("on", "alpha").exit == 0
     assert world.status()["history"] == {"lost": 1, "trouble": "No such file or directory"}
-    lost = "history: 1 records could not be written, the last one: No such file or directory"
+    lost = "history: 1 record could not be written, the last one: No such file or directory"
     assert lost in world.show("status").stdout
     state.mkdir()
     world.fence("off", "alpha")
-    assert "history: 1 records could not be written; it works again" in world.show("status").stdout
+    assert "history: 1 record could not be written; it works again" in world.show("status").stdout
     assert [event["action"] for event in world.history()] == ["off"]
 
 

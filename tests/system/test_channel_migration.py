@@ -6,7 +6,6 @@ Both libvirtds are on this machine, each with its own folders; the memory travel
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from lab import wire
 from lab.hypervisor import Hypervisor
+from lab.migration import be_another_host
 from lab.ours import CommandLine
 from lab.rig import Rig, no_trace
 from lab.waiting import wait_until
@@ -43,13 +43,6 @@ def there(tmp_path: Path) -> Iterator[Hypervisor]:
     with Hypervisor(tmp_path / "there") as made:
         be_another_host(made)
         yield made
-
-
-def be_another_host(hypervisor: Hypervisor) -> None:
-    """Give it a number of its own: libvirt refuses to migrate a guest to the host that it is on."""
-    with (hypervisor.folder / "etc" / "libvirtd.conf").open("a") as settings:
-        settings.write(f'host_uuid = "{uuid.uuid4()}"\n')
-    hypervisor.restart()
 
 
 def migrate(name: str, source: Hypervisor, target: Hypervisor, left_behind: int = KEPT) -> None:

@@ -134,6 +134,18 @@ def kept_rich_rule_will_drop(host: Host, undo: ExitStack, folder: Path) -> None:
     tell(host, f"--permanent --zone=libvirt --add-rich-rule={rule}")
 
 
+@mistake("host-firewall")
+def zone_for_the_guest_drops(host: Host, undo: ExitStack, folder: Path) -> None:
+    """This host's own request comes through all the same."""
+    tell(host, f"--zone=drop --add-source={GUEST}")
+
+
+@mistake("host-firewall")
+def rich_rule_drops(host: Host, undo: ExitStack, folder: Path) -> None:
+    rule = f"rule_family=ipv4_source_address={GUEST}_port_port=1229_protocol=udp_drop"
+    tell(host, *(f"{where}--zone=libvirt --add-rich-rule={rule}" for where in ("", "--permanent ")))
+
+
 @mistake("host-firewall", "warning")
 def kept_policy_will_reject(host: Host, undo: ExitStack, folder: Path) -> None:
     tell(host, "--permanent --new-policy=p")
@@ -192,4 +204,5 @@ def test_it_is_mended_by_fix(host: Host, tmp_path: Path) -> None:
     made(host, tmp_path, "zone_libvirt_rejects")
     done = host.check("--fix", "--yes")
     assert done.exit == 0 and "host setup" in done.stderr and ": done" in done.stderr, done
+    assert "it opens: " in done.stderr and "port 1229/udp" in done.stderr and "of zone libvirt" in done.stderr, done
     assert worries(host, tmp_path) == []

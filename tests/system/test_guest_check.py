@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from lab.waiting import wait_until
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("guest-check")]
 GUESTS = {"alpha": "11111111-2222-3333-4444-555555555501"}
 OTHERS = {"omega": "11111111-2222-3333-4444-555555555509"}
+IGNORE = 'unknown_guest = "ignore";'
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +51,11 @@ class Hosts:
     def __init__(self, vmfence: CommandLine, folder: Path, key: Path, host: Namespace, stack: ExitStack) -> None:
         self._vmfence, self._folder, self._key, self._host, self._stack = vmfence, folder, key, host, stack
 
-    def ours(self, *, uri: str = "", groups: str = "", **settings: object) -> None:
-        """Run our daemon with a multicast listener."""
+    def ours(self, *, uri: str = "", groups: str = "", daemon: str = "", **settings: object) -> None:
+        """Run our daemon with a multicast listener; *daemon*: more text for its section."""
         keys = {"interface": BRIDGE, "key_file": self._key, **settings}
         uri = uri or driver_uri(self._folder, GUESTS)
-        config = our_config(self._folder, uri, self._key, groups=groups, listeners={"multicast": keys})
+        config = our_config(self._folder, uri, self._key, daemon=daemon, groups=groups, listeners={"multicast": keys})
         self._stack.enter_context(self._vmfence.daemon(config, self._host))
 
     def tcp(self, **settings: object) -> None:
@@ -170,11 +171,12 @@ def test_a_weak_key(hosts: Hosts, check: Any, key: Path) -> None:
 
 
 @pytest.mark.parametrize("daemon", ["ours", "reference"])
-def test_another_key(hosts: Hosts, check: Any, tmp_path: Path, daemon: str) -> None:
+def test_another_key(hosts: Hosts, vmfence: CommandLine, check: Any, tmp_path: Path, daemon: str) -> None:
     getattr(hosts, daemon)()
     found = check(key_file=write_key(tmp_path / "other"))
     assert errors(found) == ["guest-not-heard"]
-    assert "compare its key" in about(found, "guest-not-heard")
+    ours = vmfence.run("host", "keygen", "--check", str(tmp_path / "other")).stdout.splitlines()[-1]
+    assert "vmfence host keygen --check" in about(found, "guest-not-heard") and ours in about(found, "guest-not-heard")
 
 
 def test_no_daemon(check: Any) -> None:
@@ -318,22 +320,53 @@ def test_by_tcp_nobody_listens_or_another_key(hosts: Hosts, check: Any, tmp_path
     assert errors(check("-T", HOST_IPV4, key_file=write_key(tmp_path / "other"))) == ["guest-refused"]
 
 
-def test_two_hosts_with_different_guests(
-    hosts: Hosts, vmfence: CommandLine, check: Any, tmp_path: Path, key: Path, bridge: Bridge
-) -> None:
-    hosts.ours()
-    folder = tmp_path / "second"
+@contextmanager
+def second_host(
+    vmfence: CommandLine, folder: Path, key: Path, bridge: Bridge, guests: dict[str, str], daemon: str = ""
+) -> Iterator[None]:
+    """Run our daemon on another machine of the bridge; *daemon*: more text for its section."""
     folder.mkdir()
     with Guest(60) as second:
         second.plug_into(bridge.host)
         bridge.host.ip(f"link set {second.port} master {BRIDGE} up")
         wait_until(lambda: second.operstate("eth0") == "UP", what="link up")
-        config = our_config(
-            folder, driver_uri(folder, OTHERS), key, listeners={"multicast": {"interface": "eth0", "key_file": key}}
-        )
+        listeners: dict[str, dict[str, object]] = {"multicast": {"interface": "eth0", "key_file": key}}
+        config = our_config(folder, driver_uri(folder, guests), key, daemon=daemon, listeners=listeners)
         with vmfence.daemon(config, second):
-            found = check()
+            yield
+
+
+@pytest.mark.parametrize("second", ["", IGNORE])
+def test_two_hosts_with_different_guests(
+    hosts: Hosts, vmfence: CommandLine, check: Any, tmp_path: Path, key: Path, bridge: Bridge, second: str
+) -> None:
+    """One that speaks for guests that it does not have is enough, whichever it is."""
+    hosts.ours()
+    with second_host(vmfence, tmp_path / "second", key, bridge, OTHERS, second):
+        found = check()
     assert errors(found) == ["guest-hosts-differ"] and "2 hosts" in about(found, "guest-hosts-differ")
+    assert 'unknown_guest = "ignore"' in about(found, "guest-hosts-differ")
+
+
+@pytest.mark.parametrize("guests", [OTHERS, {}], ids=["guests of its own", "no guest"])
+def test_two_hosts_that_are_silent_about_guests_of_others(
+    hosts: Hosts,
+    vmfence: CommandLine,
+    check: Any,
+    tmp_path: Path,
+    key: Path,
+    bridge: Bridge,
+    guest: Guest,
+    guests: dict[str, str],
+) -> None:
+    """What the finding advises is no fault afterwards, and fencing works."""
+    hosts.ours(daemon=IGNORE)
+    with second_host(vmfence, tmp_path / "second", key, bridge, guests, IGNORE):
+        found = check()
+        asked = [vmfence.fence("-o", "status", "-H", name, "-k", str(key), netns=guest) for name in (*GUESTS, *guests)]
+    assert worries(found) == [] and "2 hosts" in about(found, "guest-hosts-differ")
+    assert ("shows this machine no guest" in about(found, "guest-no-guests")) == (not guests)
+    assert [done.exit for done in asked] == [0] * len(asked)
 
 
 # What it must not do

@@ -12,13 +12,15 @@ import struct
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lab.net import HOST_IPV4, Bridge
 from lab.requirements import SYSTEM_PATH
+from lab.waiting import wait_until
 
-PROGRAMS = ("nft", "iptables", "iptables-save", "iptables-legacy")
+PROGRAMS = ("nft", "iptables", "iptables-save", "iptables-legacy", "ebtables")
 LACKS = [program for program in PROGRAMS if not shutil.which(program, path=SYSTEM_PATH)]
 pytestmark = [pytest.mark.system, pytest.mark.skipif(bool(LACKS), reason=f"missing: {', '.join(LACKS)}")]
 GROUP, PORT = "225.0.0.12", 1229
@@ -30,7 +32,11 @@ from vmfence.packetfilter.rules import Opening
 if "--without-nft" in sys.argv:
     find = firewall._installed
     firewall._installed = lambda name: None if name == "nft" else find(name)
-print(json.dumps(dataclasses.asdict(firewall.look([Opening("udp", 1229, "br0", "ipv4", True, "225.0.0.12")]))))
+found = firewall.look([Opening("udp", 1229, "br0", "ipv4", True, "225.0.0.12")])
+print(json.dumps({**dataclasses.asdict(found), "obstacles": [
+    {**dataclasses.asdict(one.stoppage), "stops": one.stops, "guests": [str(guest) for guest in one.stoppage.guests]}
+    for one in found.obstacles
+]}))
 """
 
 
@@ -51,6 +57,13 @@ def look(bridge: Bridge, *options: str) -> tuple[list[str], list[str]]:
     done = bridge.host.run([sys.executable, "-c", LOOK, *options], cwd=Path(__file__).parents[2])
     found = json.loads(done.stdout)
     return found["rules"], found["doubts"]
+
+
+def findings(bridge: Bridge) -> dict[str, Any]:
+    """Return all that is found."""
+    done = bridge.host.run([sys.executable, "-c", LOOK], cwd=Path(__file__).parents[2])
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def type_in(bridge: Bridge, *commands: str) -> None:
@@ -187,3 +200,131 @@ def test_without_nft_the_kernel_is_asked_for_tables(bridge: Bridge, commands: Se
     rules, doubts = look(bridge, "--without-nft")
     expected = f"nft is not installed, so these tables of rules cannot be read: {unread}"
     assert (rules, doubts) == ([], [expected] if unread else [])
+
+
+def meet(bridge: Bridge) -> None:
+    """Let the host know its guest as a neighbour, as it does once it has called back."""
+
+    def call() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"", (bridge.guests[0].ipv4, PORT))
+
+    bridge.host.call(call)
+    wait_until(lambda: "0x2" in bridge.host.run(["cat", "/proc/net/arp"]).stdout, what="a neighbour")
+
+
+GUEST = "10.88.0.11"
+BRIDGE_IN = "type filter hook input priority 0;"
+# What this host's own request passes, and the guest's does not: how the rule is shown.
+AGAINST_GUESTS = {
+    "all but this host": (
+        f'table inet n {{ chain in {{ {INPUT} iifname "br0" ip saddr != {HOST_IPV4} udp dport 1229 drop; }}; }}',
+        f"inet n in: iifname br0 ip saddr != {HOST_IPV4} udp dport 1229 drop",
+    ),
+    "the guest": (f"table inet n {{ chain in {{ {INPUT} ip saddr {GUEST} drop; }}; }}", f"ip saddr {GUEST} drop"),
+    "a set": (
+        f"table inet n {{ set bad {{ type ipv4_addr; flags interval; elements = {{ {GUEST}, 192.0.2.0/24 }}; }};"
+        f" chain in {{ {INPUT} ip saddr @bad drop; }}; }}",
+        "ip saddr @bad drop",
+    ),
+    "a range": (
+        f"table inet n {{ chain in {{ {INPUT} ip saddr 10.88.0.5-10.88.0.20 udp dport 1229 drop; }}; }}",
+        "ip saddr 10.88.0.5-10.88.0.20 udp dport 1229 drop",
+    ),
+    "hook of the bridge": (
+        f"table bridge n {{ chain in {{ {BRIDGE_IN} udp dport 1229 drop; }}; }}",
+        "bridge n in: udp",
+    ),
+    "port of the bridge": (
+        f'table bridge n {{ chain in {{ {BRIDGE_IN} iifname "veth11" udp dport 1229 drop; }}; }}',
+        "bridge n in: iifname veth11 udp dport 1229 drop",
+    ),
+    "another address at its port": (
+        f'table bridge n {{ chain in {{ {BRIDGE_IN} iifname "veth11" ether saddr != 52:54:00:00:00:99 drop; }}; }}',
+        "ether saddr != 52:54:00:00:00:99 drop",
+    ),
+    "policy": (
+        f"table ip n {{ chain in {{ type filter hook input priority 0; policy drop; ip saddr {HOST_IPV4} accept; }}; "
+        "}",
+        "the policy of chain in: drop",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AGAINST_GUESTS)
+def test_what_certainly_stops_a_guest_is_told_with_its_rule(bridge: Bridge, name: str) -> None:
+    rules, shown = AGAINST_GUESTS[name]
+    meet(bridge)
+    load(bridge, rules)
+    found = [one for one in findings(bridge)["obstacles"] if one["stops"]]
+    assert found and all(one["is_of_origin"] for one in found) and any(shown in by for by in found[0]["by"])
+    assert found[0]["is_certain"] or found[0]["guests"] == [GUEST]
+    assert not arrives(bridge)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [f"-s {GUEST} -p udp -j DROP", f"! -s {HOST_IPV4} -i br0 -j DROP", f"-s {GUEST} -m comment --comment x -j REJECT"],
+)
+def test_iptables_against_the_guest(bridge: Bridge, rule: str) -> None:
+    meet(bridge)
+    type_in(bridge, f"iptables -A INPUT {rule}")
+    [found] = [one for one in findings(bridge)["obstacles"] if one["stops"]]
+    assert found["is_of_origin"] and GUEST in str(found) and "-j" in found["by"][0]
+    assert not arrives(bridge)
+
+
+# MAC is that of the guest.
+HONEST = {
+    "another network": f"table inet n {{ chain in {{ {INPUT} ip saddr 192.0.2.0/24 drop; }}; }}",
+    "none in the set": f"table inet n {{ set bad {{ type ipv4_addr; elements = {{ 192.0.2.7 }}; }};"
+    f" chain in {{ {INPUT} ip saddr @bad drop; }}; }}",
+    "forged at its port": f'table bridge n {{ chain in {{ {BRIDGE_IN} iifname "veth11" ether saddr != MAC drop; }}; }}',
+    "forged, in chains": "table bridge n { chain mac { ether saddr MAC return; drop; };"
+    " chain ip4 { ip saddr 10.88.0.11 return; drop; };"
+    " chain guest { jump mac; ether type ip jump ip4; ether type { ip, arp } accept; drop; };"
+    ' chain pre { type filter hook prerouting priority -300; iifname "veth11" jump guest; }; }',
+    "at the device": "table netdev n { chain in { type filter hook ingress device veth11 priority 0;"
+    " ether saddr != MAC drop; }; }",
+}
+
+
+@pytest.mark.parametrize("is_met", [True, False])
+@pytest.mark.parametrize("name", HONEST)
+def test_what_stops_only_forged_addresses_needs_nothing(bridge: Bridge, name: str, is_met: bool) -> None:
+    mac = bridge.guests[0].run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
+    if is_met:
+        meet(bridge)
+    else:
+        bridge.host.ip("neigh flush dev br0")
+    load(bridge, HONEST[name].replace("MAC", mac))
+    found = findings(bridge)
+    assert (found["rules"], found["doubts"], found["obstacles"]) == ([], [], [])
+    assert arrives(bridge)
+
+
+def test_as_nwfilter_makes_them_by_ebtables(bridge: Bridge) -> None:
+    """As libvirt 9.0 writes the filter no-mac-spoofing."""
+    mac = bridge.guests[0].run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
+    chains = ("libvirt-I-veth11", "I-veth11-mac")
+    type_in(
+        bridge,
+        *(f"ebtables -t nat -N {chain}" for chain in chains),
+        f"ebtables -t nat -A {chains[1]} -s {mac} -j RETURN",
+        f"ebtables -t nat -A {chains[1]} -j DROP",
+        f"ebtables -t nat -A {chains[0]} -j {chains[1]}",
+        f"ebtables -t nat -A PREROUTING -i veth11 -j {chains[0]}",
+    )
+    assert look(bridge) == ([], [])
+    assert arrives(bridge)
+
+
+def test_nobody_is_led_round_a_filter_of_addresses(bridge: Bridge) -> None:
+    mac = bridge.guests[0].run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
+    filtering = f'iifname "veth11" ether saddr != {mac} drop; udp dport 1229 drop;'
+    load(bridge, f"table bridge n {{ chain in {{ {BRIDGE_IN} {filtering} }}; }}")
+    [rule], _ = look(bridge)
+    assert rule == "nft -a list chain bridge n in"
+    type_in(bridge, rule)
+    [found] = findings(bridge)["obstacles"]
+    assert found["stops"] and any("udp dport 1229 drop (handle " in by for by in found["by"])

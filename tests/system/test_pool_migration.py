@@ -7,10 +7,13 @@ the migration has ended: a guest that was called off must not come to run where 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import libvirt
 import pytest
@@ -105,6 +108,16 @@ def wait_told(lab: PoolLab, host: int, guests: int) -> None:
         return any(each["node"] == host and each["guests"] == guests for each in told)
 
     pool.wait_until(lambda: all(knows(by) for by in ALL if by != host), 30, f"{guests} guests at host {host}", 0.1)
+
+
+@contextmanager
+def paused(host: PoolHost) -> Iterator[None]:
+    """Let a host's daemon see nothing while the block runs."""
+    os.kill(host.daemon.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(host.daemon.pid, signal.SIGCONT)
 
 
 # Before and after
@@ -279,6 +292,36 @@ def test_the_host_that_it_goes_to_is_lost(lab: PoolLab, when: str) -> None:
     for by in (1, 3):
         assert [ask(lab, by, action) for action in ("status", "off", "reboot", "on")] == [FAILED] * 4
     assert lab.truth(MOVER) == [2]
+
+
+@pytest.mark.parametrize("daemon_runs", [False, True], ids=["unseen", "seen before"])
+def test_it_goes_unseen_and_libvirt_forgets_that_it_went(lab: PoolLab, daemon_runs: bool) -> None:
+    """No daemon sees the migration, or hears why the guest is off at the host that it has left: that libvirt restarts.
+
+    Its daemon is down meanwhile, or it runs, and its libvirtd ends before it can be asked.
+    """
+    lab[2].daemon.kill()
+    lab.wait_together(1, 3)
+    if daemon_runs:
+        with paused(lab[1]):
+            migrate(lab, 1, 2)
+            lab[1].hypervisor.restart()
+    else:
+        lab[1].daemon.kill()
+        lab.wait_together(3)
+        migrate(lab, 1, 2)
+        lab[1].hypervisor.restart()
+        lab[1].start_daemon()
+        lab.wait_together(1, 3)
+    assert lab[1].hypervisor.state(MOVER) == (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN)
+    for by in (1, 3):
+        assert [ask(lab, by, action) for action in ("status", "off", "reboot", "on")] == [FAILED] * 4
+    assert lab.truth(MOVER) == [2]
+    lab[2].start_daemon()
+    lab.wait_together(1, 2, 3)
+    assert ask(lab, 1, "off") == OK
+    assert lab.truth(MOVER) == []
+    assert [ask(lab, by, "status") for by in ALL] == [OFF] * 3
 
 
 def test_a_libvirtd_that_hangs_where_it_goes_to_leaves_an_answer(lab: PoolLab) -> None:

@@ -274,7 +274,7 @@ def test_the_unit_fits_an_unusual_configuration(host: Host) -> None:
     host.machine.write("/srv/odd 100%.conf", config.read_text().replace("fence_virtd {", special))
     config.unlink()
     report = host.report("--config", "/srv/odd 100%.conf")
-    assert report["next"] == ["fence_xvm -o list -p 500"]
+    assert report["next"] == ["vmfence guest check -p 500"]
     assert host.seen("-p", "500") == GUESTS
     assert (host.machine.path("/srv/fence state") / "signatures.sqlite").exists()
     assert not host.report("--config", "/srv/odd 100%.conf")["changed"]
@@ -321,7 +321,7 @@ def test_the_guests_of_a_users_session_are_found_and_served(tmp_path: Path, brid
         report = host.report("--uri", uri)
     assert report["steps"]["libvirt"]["what"].startswith(f"{uri}: QEMU")
     assert "answers with 1 guest" in report["steps"]["check"]["what"]
-    assert report["next"] == ["vmfence list -T 10.0.2.2"]
+    assert report["next"] == ["vmfence guest check -T 10.0.2.2"]
 
 
 def test_a_user_is_not_permitted(host: Host) -> None:
@@ -353,7 +353,7 @@ def test_every_step_can_be_chosen(bare: Host) -> None:
         **dict.fromkeys(("key", "configuration"), "done"),
         **dict.fromkeys(("firewall", "service", "check"), "left out"),
     }
-    assert report["next"] == ["vmfence list -T 10.88.0.1 -k /etc/own.key"]
+    assert report["next"] == ["vmfence guest check -T 10.88.0.1 -k /etc/own.key"]
     assert not bare.machine.path(CONFIG).exists() and bare.machine.path("/etc/own.key").exists()
     refused = bare.setup("--config", "/etc/own.conf", "--listener", "multicast")
     assert refused.exit == 2 and "--listener contradicts /etc/own.conf" in refused.stderr
@@ -570,7 +570,7 @@ def test_the_keys_of_groups_are_named_and_tried(host: Host) -> None:
     check = found["steps"][-1]
     for key, shown in ((KEY, "0 guests"), ("/etc/cluster/a.key", "1 guest"), ("/etc/cluster/bb.key", "1 guest")):
         assert f"by {key} with {shown}" in check["what"]
-    assert found["next"] == [f"fence_xvm -o list -k /etc/cluster/{name}.key" for name in ("a", "bb")]
+    assert found["next"] == [f"vmfence guest check -k /etc/cluster/{name}.key" for name in ("a", "bb")]
 
 
 @pytest.fixture

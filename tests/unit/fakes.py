@@ -151,9 +151,11 @@ class FakeBackend:
     async def read_back(self, guest: Guest, deadline: float) -> Guest:
         return await self.find(guest.uuid, deadline)
 
-    async def power_off(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
+    async def power_off(self, guest: Guest, deadline: float, still_wanted: Wanted) -> State:
         still_wanted()
+        before = self.state_of(guest)
         await self._do("power_off", guest.name, lambda: self.set_state(guest, State.SHUT_OFF))
+        return before
 
     async def power_on(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
         still_wanted()

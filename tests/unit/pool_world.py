@@ -14,11 +14,11 @@ from typing import Any
 
 from vmfence.errors import VmfenceError
 from vmfence.host.backends.base import Guest
-from vmfence.host.pool import procedure, record
+from vmfence.host.pool import messages, procedure, record
 from vmfence.host.pool.directory import Directory
-from vmfence.host.pool.effects import Act, Done, FindFenced, LookHere, ReadGuests, Send
+from vmfence.host.pool.effects import Act, Departed, Done, FindFenced, LookHere, NoteFences, ReadGuests, Send
 from vmfence.host.pool.member import Member
-from vmfence.host.pool.messages import Entry, Order, Report, Result
+from vmfence.host.pool.messages import Entry, Report, Result
 from vmfence.host.pool.procedure import Outcome, Sighted
 from vmfence.protocol.reply import Code, State
 from vmfence.protocol.request import Action
@@ -55,12 +55,18 @@ class SimHost:
         self.is_transient: set[str] = set()
         self.member: Member | None = None
         self.memory: dict[str, Any] | None = None
+        self.is_up = True  # the machine, with its Corosync
         self.part = 0
         self.ring = Ring(frozenset())
         self.heard = 0
         self.clock = rng.uniform(0, 1e6)
         self.fenced_at = -1.0
         self.later: list[tuple[Any, Any]] = []  # (effect, what libvirt said when it was asked)
+
+    def find(self, target: str) -> Entry | None:
+        """Return the guest with this UUID or name."""
+        named = (entry for entry in self.guests.values() if entry.name == target)
+        return self.guests.get(target) or next(named, None)
 
 
 class World:
@@ -73,6 +79,7 @@ class World:
         self.places: dict[str, set[int]] = {}  # where a guest runs, in truth
         self.last_place: dict[str, int] = {}
         self.nowhere_at: dict[str, float] = {}
+        self.by_hand_at: dict[str, float] = {}
         self.moving: dict[str, tuple[int, int]] = {}
         self.asks: dict[Any, Ask] = {}
         self.answers: Counter[str] = Counter()
@@ -96,11 +103,10 @@ class World:
 
     def start_daemon(self, host: SimHost) -> None:
         """Start a host's daemon with what it remembers."""
-        remembered = {}
-        for node, each in (host.memory or {"hosts": {}})["hosts"].items():
-            left_at = self.now if each["left_at"] is None else each["left_at"]
-            remembered[int(node)] = (left_at, [Entry(*entry) for entry in each["guests"]])
-        host.member = Member(Directory(remembered), self.rng.randrange(1 << 31))
+        directory = record.restore(host.memory, self.wall(host)) if host.memory else Directory(wall=self.wall(host))
+        directory.new_stay = lambda: self.rng.randrange(1, 1 << 62)
+        host.member = Member(directory, self.rng.randrange(1 << 31))
+        host.is_up = True
         host.member.directory.set_configured({number: f"h{number}" for number in self.hosts})
         host.member.joined_group(host.number)
         self.form_groups()
@@ -131,10 +137,12 @@ class World:
                 host = self.hosts[number]
                 assert host.member is not None
                 # Corosync counts machines, whether a daemon runs there or not.
-                host.member.quorum_changed(2 * votes[part] > len(self.hosts))
+                host.member.quorum_changed(2 * votes[part] > len(self.hosts), self.wall(host))
+                up = (each.number for each in self.hosts.values() if each.is_up and each.part == part)
+                host.member.view_changed(frozenset(up), self.wall(host))
                 if host.ring.members != members:
                     host.ring, host.heard = ring, 0
-                    host.member.members_changed(members, self.clock(host), self.now)
+                    host.member.members_changed(members, self.clock(host), self.wall(host))
                     self.carry_out(host)
 
     def _leave_ring(self, old: Ring, together: list[SimHost], new: Ring) -> None:
@@ -157,13 +165,14 @@ class World:
             # To others these mean nothing; that saves nine tenths of the work.
             if isinstance(message, (Report, Result)) and message.asker != host.number:
                 continue
-            if isinstance(message, Order) and message.node != host.number:
-                continue
             host.member.received(sender, message, self.clock(host))
             self.carry_out(host)
 
     def clock(self, host: SimHost) -> float:
         return self.now + host.clock
+
+    def wall(self, host: SimHost) -> float:
+        return self.now
 
     def carry_out(self, host: SimHost) -> None:
         """Carry out what the member wants, or keep it for later."""
@@ -171,13 +180,27 @@ class World:
         for effect in host.member.take():
             if isinstance(effect, Send):
                 self.sent[type(effect.message).__name__] += 1
-                host.ring.sent.append((host.number, effect.message))
+                host.ring.sent.append((host.number, self.carried(effect.message)))
             elif isinstance(effect, Done):
                 self.done(effect)
+            elif isinstance(effect, NoteFences):
+                host.member.fences_noted(self.newest_fences(effect.nodes))
             elif isinstance(effect, LookHere):
-                host.later.append((effect, host.guests.get(effect.target)))
+                host.later.append((effect, host.find(effect.target)))
             else:
                 host.later.append((effect, None))
+
+    def carried(self, message: Any) -> Any:
+        """Return what arrives of a message."""
+        return message
+
+    def newest_fences(self, nodes: tuple[int, ...]) -> dict[int, float]:
+        """Return when hosts were fenced last; nothing for what the fencer does not tell."""
+        return {}
+
+    def is_fenced(self, host: Departed) -> bool:
+        """Whether the fencer tells that a host was fenced since it left."""
+        return self.hosts[host.node].fenced_at >= host.left_at
 
     def finish_one(self, host: SimHost, place: int) -> None:
         """Finish one of the things that a host does beside."""
@@ -192,19 +215,19 @@ class World:
             host.member.acted(effect, self.act(host, effect))
             host.member.guests_read(list(host.guests.values()))
         elif isinstance(effect, FindFenced):
-            fenced = {node for node, left_at in effect.hosts if self.hosts[node].fenced_at >= left_at}
-            host.member.fenced_found(effect.token, frozenset(fenced), self.clock(host))
+            fenced = frozenset(each.node for each in effect.hosts if self.is_fenced(each))
+            host.member.fenced_found(effect.token, fenced, self.clock(host))
         self.carry_out(host)
 
     # Requests
 
-    def ask(self, host: SimHost, action: Action, uuid: str) -> None:
-        """Ask a host, by UUID."""
+    def ask(self, host: SimHost, action: Action, uuid: str, name: str = "") -> None:
+        """Ask a host, by UUID or by *name*."""
         assert host.member is not None
         self._tokens += 1
         token = (self._tokens,)
         self.asks[token] = Ask(host.number, action, uuid, self.now)
-        steps = procedure.find(uuid, action is Action.ON, action is not Action.STATUS)
+        steps = procedure.find(name or uuid, action is Action.ON, action is not Action.STATUS)
         host.member.begin(token, steps, self.clock(host) + DEADLINE_S, self.clock(host))
         self.carry_out(host)
 
@@ -248,11 +271,13 @@ class World:
             return Outcome(Code.FAILURE, "too late")
         if entry is None or entry.moved:
             return Outcome(Code.FAILURE, "not here")
+        ended = 0
         if effect.action is not Action.ON and entry.is_active:
+            ended = entry.state
             self.end_guest(host, effect.uuid)
         if effect.action is not Action.OFF and effect.uuid in host.guests:
             self.start_guest(host, effect.uuid)
-        return Outcome(Code.SUCCESS)
+        return Outcome(Code.SUCCESS, "", ended)
 
     def end_guest(self, host: SimHost, uuid: str) -> None:
         """End a guest here; if it was leaving or coming, that is over too."""
@@ -271,7 +296,10 @@ class World:
         """Start a guest that is defined here."""
         entry = host.guests[uuid]
         if not entry.is_active:
-            if self.places[uuid]:
+            # Who starts it by hand between a question and the start comes too late to be seen.
+            by_hand_at = self.by_hand_at.get(uuid, -1.0)
+            is_late = any(ask.uuid == uuid and ask.at <= by_hand_at for ask in self.asks.values())
+            if self.places[uuid] and not is_late:
                 self.wrong.append(f"second start of {uuid[:8]} at {host.number}: runs at {self.places[uuid]}")
             host.guests[uuid] = replace(entry, state=RUNNING, moved=False)
             self._set_place(uuid, self.places[uuid] | {host.number})
@@ -311,8 +339,11 @@ class World:
         for uuid, entry in list(host.guests.items()):
             if entry.is_active:
                 self.end_guest(host, uuid)
+        host.is_up = False
         if host.member is not None:
             self.stop_daemon(host)
+        else:
+            self.form_groups()
 
     def changed(self, host: SimHost) -> None:
         """Let the daemon hear of it, some time."""
@@ -359,3 +390,121 @@ class World:
             if is_quiet:
                 return
         raise AssertionError("the world does not come to rest")
+
+
+class RoughWorld(World):
+    """As World, and all that real hosts are worse in.
+
+    Guests are defined at several hosts; a migration ends in two steps; records on the disk are some seconds old; the
+    fencer never forgets, and has a clock of its own; hosts' wall clocks differ; libvirt hangs for long; a host boots
+    without its daemon; messages are bytes.
+    """
+
+    RECORD_S = 3.0
+    SKEW_S = 120.0
+
+    def __init__(self, hosts: int, guests: int, seed: int) -> None:
+        rng = random.Random(seed)
+        self.skews = {number: rng.uniform(-self.SKEW_S, self.SKEW_S) for number in range(hosts + 1)}  # 0: the fencer
+        self.fences: dict[int, list[float]] = {}
+        self.half: dict[str, int] = {}  # the source of a migration whose target runs already
+        self.hung: frozenset[int] = frozenset()
+        self.records: dict[int, tuple[float, int, Any]] = {}
+        super().__init__(hosts, guests, seed)
+        for uuid in self.uuids:
+            entry = next(host.guests[uuid] for host in self.hosts.values() if uuid in host.guests)
+            for host in self.hosts.values():
+                if uuid not in host.guests and rng.random() < 0.5:
+                    host.guests[uuid] = replace(entry, state=OFF)
+                    self.changed(host)
+        self.settle()
+
+    def wall(self, host: SimHost) -> float:
+        return self.now + self.skews[host.number]
+
+    def carried(self, message: Any) -> Any:
+        return messages.decode(messages.encode(message))
+
+    def quorate_part(self) -> int | None:
+        """Return the part that has the votes to decide, if one has."""
+        part, votes = Counter(host.part for host in self.hosts.values()).most_common(1)[0]
+        return part if 2 * votes > len(self.hosts) else None
+
+    def fence(self, host: SimHost) -> None:
+        """The cluster ends a host."""
+        self.lose_power(host)
+        self.fences.setdefault(host.number, []).append(self.now + self.skews[0])
+
+    def newest_fences(self, nodes: tuple[int, ...]) -> dict[int, float]:
+        return {node: max(self.fences.get(node, [0.0])) for node in nodes}
+
+    def is_fenced(self, host: Departed) -> bool:
+        before = host.fence_before
+        return any(at >= host.left_at and (before is None or at > before) for at in self.fences.get(host.node, ()))
+
+    def boot(self, host: SimHost) -> None:
+        """A machine comes up without its daemon, where the others are."""
+        host.is_up, host.part = True, self.quorate_part() or 0
+        self.form_groups()
+
+    def stop_daemon(self, host: SimHost) -> None:
+        super().stop_daemon(host)
+        _, _, host.memory = self.records.pop(host.number, (0.0, 0, host.memory))
+
+    def step_on(self, most: int = 8) -> None:
+        if self.rng.random() < 0.01:
+            self.hung = frozenset(number for number in self.hosts if self.rng.random() < 0.05)
+        for uuid in list(self.half):
+            if self.rng.random() < 0.1:
+                self.confirm_move(uuid)
+        for number, host in self.hosts.items():
+            if host.member is not None:
+                at, changes, _ = self.records.get(number, (-self.RECORD_S, -1, None))
+                directory = host.member.directory
+                if self.now >= at + self.RECORD_S and directory.changes != changes:
+                    self.records[number] = self.now, directory.changes, record.take(directory)
+        super().step_on(most)
+
+    def finish_one(self, host: SimHost, place: int) -> None:
+        effect, seen = host.later[place]
+        if host.number in self.hung and isinstance(effect, ReadGuests):
+            return
+        if host.number in self.hung and isinstance(effect, LookHere):
+            assert host.member is not None
+            del host.later[place]
+            host.member.looked(effect, [], "libvirt hangs", self.clock(host))
+            self.carry_out(host)
+            return
+        super().finish_one(host, place)
+
+    def act(self, host: SimHost, effect: Act) -> Outcome:
+        return Outcome(Code.FAILURE, "libvirt hangs") if host.number in self.hung else super().act(host, effect)
+
+    def begin_move(self, uuid: str, source: SimHost, target: SimHost) -> None:
+        if target.is_up and uuid not in self.half and not {source.number, target.number} & self.hung:
+            super().begin_move(uuid, source, target)
+
+    def finish_move(self, uuid: str) -> None:
+        """The target runs; the source is still there, paused."""
+        source, target = (self.hosts[number] for number in self.moving.pop(uuid))
+        self.half[uuid] = source.number
+        source.guests[uuid] = replace(source.guests[uuid], state=PAUSED)
+        target.guests[uuid] = replace(target.guests[uuid], state=RUNNING)
+        self._set_place(uuid, {target.number})
+        self.changed(source)
+        self.changed(target)
+
+    def confirm_move(self, uuid: str) -> None:
+        """The source lets go."""
+        source = self.hosts[self.half.pop(uuid)]
+        if uuid in source.guests and source.guests[uuid].state == PAUSED:
+            if uuid in source.is_transient or self.rng.random() < 0.5:
+                source.is_transient.discard(uuid)
+                del source.guests[uuid]
+            else:
+                source.guests[uuid] = replace(source.guests[uuid], state=OFF, moved=True)
+            self.changed(source)
+
+    def settle(self) -> None:
+        self.hung = frozenset()
+        super().settle()

@@ -233,7 +233,7 @@ def test_virtio_needs_no_network_and_no_key() -> None:
     assert choice.settings.groups is not None
     assert [(one.sources, one.targets) for one in choice.settings.groups] == [((), (UUID.format(1), UUID.format(2)))]
     assert "any of 2 guests may fence any other, without a key" in choice.doubts[0]
-    assert next_commands(choice.settings) == ("vmfence list -D /dev/virtio-ports/org.vmfence.0",)
+    assert next_commands(choice.settings) == ("vmfence guest check -D /dev/virtio-ports/org.vmfence.0",)
     assert condition(choice.settings) == "that has its device"
 
 
@@ -243,7 +243,7 @@ def test_serial_and_vsock() -> None:
         SerialSettings(mode="serial", path="/var/lib/libvirt/qemu"),
         VsockSettings(),
     )
-    assert next_commands(chosen("vsock").settings) == ("vmfence list -S",)
+    assert next_commands(chosen("vsock").settings) == ("vmfence guest check -S",)
     assert chosen("vsock").settings.groups is None and not chosen("vsock").doubts
 
 

@@ -395,6 +395,55 @@ def test_a_flood_does_not_push_out_a_host_that_proved_the_key(waiting: Waiting) 
     assert answer is not None and answer.code == 0
 
 
+def offer(caller: socket.socket) -> None:
+    """Prove the key on *caller* and ask for ours, as a host does before it acts."""
+    caller.sendall(respond(receive(caller, 64), KEY, SHA) + b"D" * 64)
+
+
+def hears(caller: socket.socket) -> bytes:
+    """Return what has come to *caller* by now."""
+    caller.setblocking(False)
+    try:
+        return caller.recv(64)
+    except BlockingIOError:
+        return b""
+    finally:
+        caller.settimeout(LONG_S)
+
+
+@pytest.mark.parametrize("order", ["in turn", "at once"])
+def test_of_several_hosts_one_is_told_to_act(waiting: Waiting, order: str) -> None:
+    with callers(waiting, 3) as hosts:
+        assert serve(waiting) is None
+        for host in hosts:
+            offer(host)
+            if order == "in turn":
+                assert serve(waiting) is None
+        assert serve(waiting) is None
+        heard = [host for host in hosts if hears(host)]
+        assert len(heard) == 1
+        for host in hosts:
+            host.sendall(b"\1" if host not in heard else b"\2")
+        answer = serve(waiting, LONG_S)
+    assert answer is not None and answer.code == 2
+
+
+def test_another_host_is_told_to_act_when_the_first_has_left(waiting: Waiting) -> None:
+    with callers(waiting, 2) as (first, second):
+        assert serve(waiting) is None
+        offer(first)
+        assert serve(waiting) is None
+        offer(second)
+        assert serve(waiting) is None
+        assert (bool(hears(first)), bool(hears(second))) == (True, False)
+        first.close()
+        assert serve(waiting) is None
+        assert hears(second) == respond(b"D" * 64, KEY, SHA)
+        second.sendall(b"\0")
+        answer = serve(waiting, LONG_S)
+    assert answer is not None and answer.code == 0
+
+
 def leave(waiting: Waiting, caller: socket.socket) -> None:
     caller.close()
 
@@ -437,8 +486,11 @@ ENDS: list[tuple[Caller, str]] = [
 ]
 
 
-@pytest.mark.parametrize("is_worse_last", [True, False])
-@pytest.mark.parametrize("number", range(len(ENDS)))
+# Not the one that is at work and silent before another: that one is not heard (see above).
+ORDERS = [(number, last) for number in range(len(ENDS)) for last in (True, False) if (number, last) != (5, False)]
+
+
+@pytest.mark.parametrize(("number", "is_worse_last"), ORDERS)
 def test_the_most_telling_failure_is_told(waiting: Waiting, number: int, is_worse_last: bool) -> None:
     """Whoever comes last: strangers must not hide what a host has told."""
     pair = ENDS[max(0, number - 1) : number + 1]

@@ -22,7 +22,7 @@ from vmfence.cluster.facts import AgentFacts, Facts, HostFacts, KeyFacts
 from vmfence.cluster.fencer import AgentMetadata, FencingEvent, Parameter
 from vmfence.cluster.proofs import Proof
 from vmfence.cluster.status import DeviceStatus, NodeStatus, Status
-from vmfence.errors import DeadlineExceeded, KeyFileError, UsageError, VmfenceError
+from vmfence.errors import DeadlineExceeded, KeyExposed, KeyFileError, UsageError, VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Finding, NotAsked, Severity
 from vmfence.guest.answers import HostAnswer
 from vmfence.guest.guests import Inquiry
@@ -174,6 +174,10 @@ def test_every_check_has_its_own_code_a_title_and_a_story() -> None:
         assert set(check.needs) <= {*Facts.__dataclass_fields__, "answering", "exchange"}
 
 
+OPEN = KeyExposed("not secret", "mode 0644", f"chmod 0600 {KEY}", ("chmod", "0600", KEY))
+FOR_A_GROUP = KeyExposed("the key's group may read it", "gid 7, mode 0640", "see who is in it: getent group 7")
+FAILED_TO_START = DeviceStatus("fence", "fence_vmfence", "Stopped", True, False, ())
+VM3 = Record("vm-3", "11111111-2222-3333-4444-555555555503", State.RUNNING)
 MAP_TO_FILL_IN = "pcmk_host_map=n1:vm-1;n2:GUEST"
 VM1_AGAIN = Record("vm-1", "11111111-2222-3333-4444-555555555509", State.RUNNING)
 MISTAKES: dict[str, tuple[str, Severity, Callable[[], Facts]]] = {
@@ -383,8 +387,8 @@ MISTAKES: dict[str, tuple[str, Severity, Callable[[], Facts]]] = {
     ),
     # hosts
     "key missing": ("cluster-key-missing", ERROR, lambda: key(mode=None, error=KeyFileError("cannot read", "none"))),
-    "key open": ("cluster-key-open", ERROR, lambda: key(mode=0o644, error=KeyFileError("not secret"))),
-    "key for a group": ("cluster-key-open", WARNING, lambda: key(mode=0o640)),
+    "key open": ("cluster-key-open", ERROR, lambda: key(mode=0o644, error=OPEN)),
+    "key for a group": ("cluster-key-open", WARNING, lambda: key(mode=0o640, weaknesses=(FOR_A_GROUP,))),
     "key empty": ("cluster-key-unusable", ERROR, lambda: key(error=KeyFileError("cannot be used", "empty"))),
     "key weak": ("cluster-key-weak", WARNING, lambda: key(weaknesses=(KeyFileError("the key is text"),))),
     "key refused": ("cluster-key-refused", ERROR, lambda: host(answers=(), error=NotAccepted("not accepted"))),
@@ -398,6 +402,13 @@ MISTAKES: dict[str, tuple[str, Severity, Callable[[], Facts]]] = {
     "two hosts": ("cluster-hosts-several", ERROR, lambda: two_hosts((VM1_AGAIN,), ("10.0.0.1", "10.0.0.2"))),
     "two hosts, one silent": ("cluster-hosts-several", NOTE, lambda: two_hosts((VM1_AGAIN,), ("10.0.0.1",))),
     "a pool": ("cluster-hosts-several", NOTE, lambda: two_hosts((VM2, VM1), ("10.0.0.1", "10.0.0.2"))),
+    "two hosts, and nobody heard who speaks": (
+        "cluster-hosts-several",
+        WARNING,
+        lambda: host(answers=(HostAnswer("10.0.0.1", (VM1, VM2)), HostAnswer("10.0.0.2", (VM3,)))),
+    ),
+    "one host of two has no guests": ("cluster-host-empty", NOTE, lambda: two_hosts((), ("10.0.0.1",))),
+    "the faster of two has not the guest": ("cluster-hosts-several", ERROR, lambda: two_hosts((VM3,), ("10.0.0.2",))),
     "no guests": ("cluster-host-empty", ERROR, lambda: host(answers=(HostAnswer("10.0.0.1", ()),))),
     # times
     "killed too early": ("cluster-timeouts", ERROR, lambda: options(pcmk_reboot_timeout="20s")),
@@ -442,6 +453,47 @@ def test_each_mistake_is_found(code: str, severity: Severity, make: Callable[[],
     for fault in faults:
         assert fault.subject and fault.message and fault.evidence
         assert fault.remedy or fault.severity < ERROR
+
+
+def test_a_key_is_closed_by_fix_only_where_nobody_may_be_meant_to_read_it() -> None:
+    for given, fix in ((key(mode=0o644, error=OPEN), ("chmod", "0600", KEY)), (key(weaknesses=(FOR_A_GROUP,)), None)):
+        assert [one.fault.fix for one in found(given) if one.code == "cluster-key-open"] == [fix]
+    assert codes(key(mode=0o640)) == set()  # of the group root, of which keyfile says nothing
+
+
+def first_error(given: Facts) -> str:
+    return next(one.code for one in found(given) if one.fault.severity is ERROR)
+
+
+@pytest.mark.parametrize(
+    ("cause", "effect", "make"),
+    [
+        ("cluster-level-invalid", "cluster-node-not-covered",
+         lambda: configured(cib(levels=(Level(1, "node", "n1", ("gone",)),)))),
+        ("cluster-guests-differ", "cluster-guest-twice",
+         lambda: configured(cib(device("a"), device("b", pcmk_host_map="n2:vm-1")), fencer={"n1": ("a",), "n2": ()})),
+        ("cluster-port-is-node", "cluster-guest-missing",
+         lambda: configured(cib(device("a"), device("b", pcmk_host_map="n1:n2")))),
+        ("cluster-key-refused", "cluster-device-stopped",
+         lambda: replace(host(answers=(), error=NotAccepted("no")), status=status(FAILED_TO_START))),
+        ("cluster-host-empty", "cluster-guest-missing", lambda: host(answers=(HostAnswer("10.0.0.1", ()),))),
+        ("cluster-host-silent", "cluster-fencer-refuses",
+         lambda: replace(host(answers=(), error=NoAnswer("no host answered")), fencer={"n1": (), "n2": ()})),
+        ("cluster-host-silent", "cluster-last-fencing",
+         lambda: replace(host(answers=(), error=NoAnswer("no host answered")), history=(event("failed", 60),))),
+    ],
+)  # fmt: skip
+def test_a_cause_is_told_before_what_follows_from_it(cause: str, effect: str, make: Callable[[], Facts]) -> None:
+    assert {cause, effect} <= codes(make(), ERROR)
+    assert first_error(make()) == cause
+
+
+def test_remedies_quote_names_of_the_cluster() -> None:
+    odd = "n 2;x"
+    pending = replace(event("failed", 60), target=odd)
+    nodes = (Node("n1", "1"), Node(odd, "2"))
+    told = {one.code: one.fault.remedy for one in found(healthy(cib=replace(cib(), nodes=nodes), history=(pending,)))}
+    assert f"vmfence cluster prove '{odd}'" in told["cluster-last-fencing"]
 
 
 def test_the_fencers_own_watchdog_is_no_stray_device() -> None:

@@ -115,15 +115,21 @@ STATUS: dict[str, Any] = {
     "started_at": 1.0,
     "read_at": 1,
     "config": "/f",
+    "refused_reload": None,
+    "state_dir": "/s",
     "listeners": [{"where": "here", "is_optional": False, "is_open": True, "trouble": "", "unheard": {}}],
     "backend": "libvirt",
-    "hypervisors": [{"uri": "u", "is_answering": True, "trouble": "", "connections": 1}],
+    "hypervisors": [
+        {"uri": "u", "is_answering": True, "trouble": "", "connections": 1, "calls": 0, "answered_at": 1.0}
+    ],
     "keys": [{"owner": "o", "path": "/k", "sha256": "f"}],
     "access_rules": 0,
     "in_flight": 0,
     "requests": [{"action": "list", "result": "ok", "count": 1}],
     "rejected": {"why": 1},
     "last_rejected": [{"at": 1.0, "origin": "o", "reason": "r"}],
+    "last_failed": [{"at": 1.0, "origin": "o", "action": "list", "reason": "r"}],
+    "last_answered": {"o": 1.0},
     "signatures": {"trouble": ""},
     "history": {"lost": 0, "trouble": ""},
 }
@@ -151,6 +157,9 @@ def test_a_status_of_this_version_is_taken(path: Path) -> None:
         status_line(rejected=[]),
         status_line(rejected={"why": "often"}),
         status_line(last_rejected=[{"at": "now", "origin": "o", "reason": "r"}]),
+        status_line(last_failed=[{"at": 1.0}]),
+        status_line(last_answered={"o": "now"}),
+        status_line(refused_reload={"at": 1.0}),
     ],
 )
 def test_what_another_version_says_is_refused(path: Path, answer: bytes) -> None:
@@ -227,6 +236,17 @@ def test_what_is_gone_is_stale(tmp_path: Path, gone: str) -> None:
     assert control.stale_files(status) == []
     files[gone].unlink()
     assert control.stale_files(status) == [str(files[gone])]
+
+
+def test_who_has_the_socket_and_does_not_answer_is_told_by_process(path: Path) -> None:
+    with bound(path) as hung:
+        hung.listen(1)
+        with pytest.raises(control.Silent, match=f"process {os.getpid()} runs and does not answer") as caught:
+            control.ask(str(path), 0.05)
+        assert caught.value.pid == os.getpid() == control.ask_pid(str(path))
+        assert "start it" not in caught.value.remedy.split(",")[0]
+    path.unlink()
+    assert control.ask_pid(str(path)) == 0
 
 
 def test_nobody_there(path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -13,10 +16,19 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from vmfence import diagnose
+from lab.waiting import wait_until
+from vmfence import diagnose, proc
 from vmfence.cli import checking
+from vmfence.cli.output import Progress
 from vmfence.diagnose import Report, gather, judge
-from vmfence.errors import DeadlineExceeded, UsageError, VmfenceError
+from vmfence.errors import (
+    ConfigNotPermitted,
+    DeadlineExceeded,
+    KeyNotPermitted,
+    NotPermitted,
+    UsageError,
+    VmfenceError,
+)
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked, NotReached, Severity, unread
 
 
@@ -126,8 +138,22 @@ def test_one_line_for_each_check_and_the_remedy_below() -> None:
         "         seen: seen",
         "         do: do this",
         "unknown  unknown: not judged, no answer",
-        "3 checks: 1 error, 0 warnings, 0 notes, 1 not judged",
+        "3 checks: 1 error (bad), 0 warnings, 0 notes, 1 not judged",
     ]
+
+
+def test_many_checks_with_one_reason_are_one_line_and_the_error_is_named_last() -> None:
+    """On an empty machine: what the only error keeps from being judged does not hide it."""
+    facts = SimpleNamespace(gone=NotReached("the configuration cannot be read"))
+    found = judge([check("bad", FAULT), *(check(f"gone-{number}", needs=("gone",)) for number in range(27))], facts)
+    lines = click.unstyle(shown(found).output).splitlines()
+    assert len(lines) == 5 and lines[3] == "unknown  27 checks not judged: the configuration cannot be read"
+    assert lines[4] == "28 checks: 1 error (bad), 0 warnings, 0 notes, 27 not judged"
+
+
+def test_one_check_is_not_called_several() -> None:
+    found = judge([check("fine")], SimpleNamespace())
+    assert shown(found).output.splitlines()[-1] == "1 check: 0 errors, 0 warnings, 0 notes"
 
 
 def test_quiet_shows_warnings_and_errors_alone() -> None:
@@ -137,13 +163,44 @@ def test_quiet_shows_warnings_and_errors_alone() -> None:
 
 
 def test_what_is_not_judged_is_no_success() -> None:
-    """Unless it was left out on purpose."""
+    """Unless it was left out on purpose; and the same whether the checks were named or not."""
     unknown, left_out = report(), report(gone=NotAsked("not wanted"))
     assert click.unstyle(shown(unknown, quiet=True).output) == "unknown  unknown: not judged, no answer\n"
-    assert (checking.exit_code(unknown, False), checking.exit_code(unknown, True)) == (0, 1)
+    assert (checking.exit_code(unknown, False), checking.exit_code(unknown, True)) == (4, 4)
     assert (checking.exit_code(left_out, False), checking.exit_code(left_out, True)) == (0, 0)
-    assert checking.exit_code(report(only=("unknown",)), False) == 1
+    assert checking.exit_code(report(only=("unknown",)), False) == 4
     assert checking.exit_code(report(only=("fine",)), True) == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [NotPermitted("no"), KeyNotPermitted("no"), ConfigNotPermitted("/etc/vmfence.conf", 0, "no")],
+    ids=lambda error: type(error).__name__,
+)
+def test_for_lack_of_rights_there_is_one_exit_code_and_no_fault(error: VmfenceError) -> None:
+    """Neither an error nor well: somebody else can have it judged.  A real error comes first."""
+    facts = SimpleNamespace(disk=error)
+    checks = [unread("disk-unread", "disk", "the disk can be read", ""), check("disk-full", needs=("disk",))]
+    found = judge(checks, facts)
+    assert found.findings == () and len(found.unjudged) == 2
+    assert [checking.exit_code(found, strict) for strict in (False, True)] == [3, 3]
+    both = judge([*checks, check("gone", needs=("other",))], SimpleNamespace(disk=error, other=VmfenceError("no")))
+    assert checking.exit_code(both, False) == 3
+    assert checking.exit_code(judge([*checks, check("bad", FAULT)], facts), False) == 1
+
+
+def test_a_gathering_that_failed_is_told_and_is_no_success() -> None:
+    """Even where no other check needs it; one of little weight, as a UUID that containers lack, is left alone."""
+    error = DeadlineExceeded("nft did not end within 3 s")
+    for severity, lenient, strict in ((ERROR, 4, 4), (WARNING, 4, 4), (NOTE, 0, 4)):
+        checks = [unread("disk-unread", "disk", "", "", severity), check("disk-full", needs=("disk",))]
+        found = judge(checks, SimpleNamespace(disk=error))
+        assert [one.fault.message for one in found.findings] == ["nft did not end within 3 s"]
+        assert (checking.exit_code(found, False), checking.exit_code(found, True)) == (lenient, strict)
+        left_out = judge(checks, SimpleNamespace(disk=error), skip=["disk-unread"])
+        assert checking.exit_code(left_out, False) == lenient
+    alone = judge([unread("disk-unread", "disk", "", "", WARNING)], SimpleNamespace(disk=error))
+    assert checking.exit_code(alone, False) == 4
 
 
 def test_foreign_text_does_not_reach_the_terminal() -> None:
@@ -159,6 +216,30 @@ def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b" in shown(report(ERROR)).output
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in shown(report(ERROR)).output
+
+
+def test_a_terminal_that_shows_text_alone_gets_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b" in during_progress()
+    monkeypatch.setenv("TERM", "dumb")
+    assert "\x1b" not in shown(report(ERROR)).output
+    assert "\x1b" not in during_progress()
+
+
+def during_progress() -> str:
+    written = io.StringIO()
+    written.isatty = lambda: True  # type: ignore[method-assign]
+    with contextlib.redirect_stderr(written), Progress() as progress:
+        progress.show("looking")
+    return written.getvalue()
+
+
+def test_a_full_disk_is_said_to_be_one_of_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(VmfenceError, match="not all output could be written") as caught:
+            checking.show(report(ERROR), False, False)
+    assert caught.value.why == "No space left on device"
 
 
 def test_json_holds_all() -> None:
@@ -210,7 +291,7 @@ def doubtful(error: VmfenceError | None, *faults: Fault) -> Report:
 
 def test_no_fault_is_no_proof_where_nothing_was_looked_at() -> None:
     """What does not exist is left out in silence; what an earlier failure hides is unknown; a fault is a fault."""
-    for error, key, status in ((NotAsked("no gate"), "not_asked", 0), (NotReached("no way there"), "not_judged", 1)):
+    for error, key, status in ((NotAsked("no gate"), "not_asked", 0), (NotReached("no way there"), "not_judged", 4)):
         found = doubtful(error)
         told = json.loads(shown(found, as_json=True).output)
         assert told[key] == [{"code": "gate", "because": f"{error}"}] and told["passed"] == []
@@ -239,7 +320,15 @@ def test_exit_codes(severity: Severity, lenient: int, strict: int) -> None:
 
 def test_an_unknown_code_is_told_with_the_nearest_one() -> None:
     with pytest.raises(UsageError, match="did you mean disk-full"):
-        checking.known([check("disk-full")], "disk-ful")
+        checking.known([check("disk-full")], ("disk-ful",), ())
+
+
+def test_to_leave_out_all_that_is_wanted_is_no_success() -> None:
+    checks = [check("disk-full"), check("cpu-hot")]
+    for only, skip in ((["disk-full"], ["disk-full"]), ([], ["cpu-hot", "disk-full"])):
+        with pytest.raises(UsageError, match="no check is left"):
+            checking.known(checks, only, skip)
+    checking.known(checks, ["disk-full"], ["cpu-hot"])
 
 
 # Mending
@@ -264,11 +353,15 @@ def test_a_remedy_that_fails_is_told_and_the_next_is_run(tmp_path: Path) -> None
     assert (tmp_path / "made").is_dir()
 
 
-def mended(report: Report, yes: bool) -> Result:
+def mended(*reports: Report, yes: bool) -> Result:
+    """Run --fix on a system of which *reports* are made, one after the other."""
+    left = list(reports)
+
     @click.command()
     def command() -> None:
         try:
-            click.echo(checking.mend(report, yes))
+            code = checking.conclude(lambda: left.pop(0), strict=False, as_json=False, quiet=False, fix=True, yes=yes)
+            click.echo(f"ends with {code}")
         except VmfenceError as error:
             click.echo(f"refused: {error}")
 
@@ -277,9 +370,72 @@ def mended(report: Report, yes: bool) -> Result:
 
 def test_what_is_run_and_what_is_left_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "made"
-    refused = mended(to_mend(("mkdir", str(folder)), None), False).output
+    before, after = to_mend(("mkdir", str(folder)), None), judge([check("sad", FAULT)], SimpleNamespace())
+    refused = mended(before, yes=False).output
     assert f"to be run: mkdir {folder}" in refused and "refused: nothing was changed" in refused
-    assert "left to you, since it takes a decision: bad-1" in refused and not folder.exists()
-    done = mended(to_mend(("mkdir", str(folder)), None), True).output
-    assert f"mkdir {folder}: done" in done and done.endswith("True\n") and folder.is_dir()
-    assert mended(to_mend(None), True).output.endswith("False\n")
+    assert "2 checks: 2 errors" in refused and not folder.exists(), "the report is shown all the same"
+    done = mended(before, after, yes=True).output
+    assert f"mkdir {folder}: done" in done and done.endswith("ends with 1\n") and folder.is_dir()
+    told = done.partition("left to you, since it takes a decision:")[2]
+    assert "sad: n1: it burns" in told and "do: pour 'water'" in told and "bad-1" not in told, "what mending left"
+    assert "left to you" not in mended(to_mend(None), yes=True).output, "without a remedy there is nothing to decide"
+
+
+def test_ctrl_c_is_told_by_its_own_exit_code() -> None:
+    @click.command()
+    def command() -> None:
+        click.get_current_context().exit(
+            checking.conclude(raising(KeyboardInterrupt()), strict=False, as_json=False, quiet=False)  # type: ignore[arg-type]
+        )
+
+    done = CliRunner().invoke(command)
+    assert (done.exit_code, done.output) == (130, "error: interrupted.\n")
+
+
+# Programs that hang
+
+
+def hang(folder: Path) -> Path:
+    """Return a program that starts another one and waits for it, for ever; it writes down the process of that one."""
+    path = folder / "hang"
+    path.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! > {folder}/started\nwait\n")
+    path.chmod(0o755)
+    return path
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it is no zombie that waits for its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_program_that_hangs_is_named_and_ended_with_what_it_started(tmp_path: Path) -> None:
+    program = str(hang(tmp_path))
+    found = gather({"rules": lambda: proc.run([program], 100), "quick": lambda: 7}, 60, 0.5)
+    assert isinstance(found["rules"], DeadlineExceeded) and found["quick"] == 7
+    assert found["rules"].what == f"{program} did not end within 0.5 s" and program in found["rules"].remedy
+    started = int((tmp_path / "started").read_text())
+    wait_until(lambda: not is_running(started))
+
+
+def test_what_still_runs_at_the_deadline_is_ended(tmp_path: Path) -> None:
+    """Also where nobody waits for it any more: the thread that began it is left behind."""
+    program, folder, done = str(hang(tmp_path)), tmp_path, threading.Event()
+
+    def begin() -> None:
+        with contextlib.suppress(VmfenceError):
+            proc.run([program], 100)
+        done.set()
+
+    with proc.limited(1000, 1000):
+        threading.Thread(target=contextvars.copy_context().run, args=(begin,), daemon=True).start()
+        wait_until(lambda: (folder / "started").exists() and (folder / "started").read_text().strip())
+    assert done.wait(30)
+    wait_until(lambda: not is_running(int((folder / "started").read_text())))
+
+
+def test_nothing_is_begun_that_has_no_time_left() -> None:
+    with proc.limited(-1, 10), pytest.raises(DeadlineExceeded):
+        proc.run(["sleep", "1000"], 100)

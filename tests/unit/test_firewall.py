@@ -17,7 +17,7 @@ from vmfence.errors import VmfenceError
 from vmfence.host.openings import SERVICE_FILE, openings
 from vmfence.packetfilter import firewall
 from vmfence.packetfilter.firewalld import Needs, firewalld_missing
-from vmfence.packetfilter.iptables import iptables_missing
+from vmfence.packetfilter.iptables import iptables_stops
 from vmfence.packetfilter.rules import Opening
 from vmfence.packetfilter.rulesets import Rulesets
 
@@ -42,6 +42,11 @@ def read(name: str) -> str:
 def nft_missing(text: str, opening: Opening, ports: Sequence[str] = (), saved: str = "") -> tuple[str, ...]:
     """Return the commands that *opening* lacks, where the rules of nft are *text* and iptables-save wrote *saved*."""
     return tuple(each.command for each in Rulesets(opening.family, text, saved).obstacles(opening, ports))
+
+
+def iptables_missing(saved: str, opening: Opening, program: str = "", admitting: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the commands that *opening* lacks, where iptables-save wrote *saved*."""
+    return tuple(dict.fromkeys(command for command, *_ in iptables_stops(saved, opening, program, admitting)))
 
 
 def test_nft_with_policy_drop_lacks_two_rules() -> None:

@@ -15,14 +15,17 @@ from click.testing import CliRunner
 
 from vmfence import diagnose
 from vmfence.cli import guest_check
-from vmfence.errors import KeyFileError, VmfenceError
+from vmfence.errors import DeadlineExceeded, KeyExposed, KeyFileError, VmfenceError
 from vmfence.findings import NotAsked, Severity
+from vmfence.guest import answers, survey
+from vmfence.guest.agreement import Agreement, agreement
 from vmfence.guest.answers import HostAnswer
 from vmfence.guest.checks import CHECKS
 from vmfence.guest.dissection import Call, Dissection, End, Stage
 from vmfence.guest.facts import Address, Facts, KeyFacts
 from vmfence.guest.guests import Inquiry
 from vmfence.guest.knocks import knocker
+from vmfence.guest.survey import Survey
 from vmfence.guest.trial import Copy, Trial
 from vmfence.host.security import KeyEntry, Security, asks_why
 from vmfence.packetfilter.firewall import Firewall
@@ -33,8 +36,10 @@ from vmfence.protocol.reply import Record
 from vmfence.protocol.request import FLAG_TELL, FLAG_UUID, Action, Request, encode
 
 KEY = Key(b"k" * 32)
-HOST, GUEST = "10.88.0.1", "10.88.0.11"
+HOST, OTHER, GUEST = "10.88.0.1", "10.88.0.2", "10.88.0.11"
 ALPHA = Record("alpha", "11111111-2222-3333-4444-555555555501", 1)
+SHARED = Record("shared", "11111111-2222-3333-4444-555555555505", 1)
+OMEGA = Record("omega", "11111111-2222-3333-4444-555555555509", 1)
 ANSWER = Call(HOST, Stage.ANSWERED, End.ANSWERED, 0)
 HEARD = Trial("sha256", 1229, 1229, (Copy(GUEST, "eth0"),), (HOST,), (ANSWER,))
 UNHEARD = replace(HEARD, knocks=(), calls=())
@@ -44,7 +49,7 @@ HEALTHY = Facts(
     (Address("127.0.0.1", "lo"), Address(GUEST, "eth0")),
     Firewall(),
     HEARD,
-    (HostAnswer(HOST, (ALPHA,)),),
+    Survey((HostAnswer(HOST, (ALPHA,)),)),
 )
 NOBODY = NotAsked("no host answers")
 OPEN_NOW = ("firewall-cmd", "--zone=public", "--add-port=1229/tcp")
@@ -77,6 +82,11 @@ def told(what: str, why: str = "") -> dict[str, Any]:
     return ended(replace(ANSWER, code=1, reason=VmfenceError(what, why)))
 
 
+def answering(other: HostAnswer, speakers: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return that another host answers too, and who speaks for the guest of the first."""
+    return {"hosts": Survey((*HEALTHY.hosts.hosts, other), ALPHA.name if speakers else "", speakers)}
+
+
 def watched(monkeypatch: pytest.MonkeyPatch, *words: str, **changes: Any) -> tuple[int, str]:
     """Return the exit code and the line of a watch that looks once, without its time."""
     monkeypatch.setattr(guest_check, "gather", lambda inquiry, limit_s: facts(**changes))
@@ -88,8 +98,8 @@ def test_a_watch_says_ok_only_where_everything_was_judged(monkeypatch: pytest.Mo
     assert watched(monkeypatch) == (0, "ok")
     unread: dict[str, Any] = {"firewall": Firewall(doubts=("nft: not permitted",))}
     code, line = watched(monkeypatch, **unread)
-    assert code == 0 and re.fullmatch(r"unknown guest-\S+: not judged, this machine's firewall cannot be read", line)
-    assert watched(monkeypatch, "--strict", **unread)[0] == 1
+    assert code == 4 and re.fullmatch(r"unknown guest-\S+: not judged, this machine's firewall cannot be read", line)
+    assert watched(monkeypatch, "--strict", **unread)[0] == 4
     code, line = watched(monkeypatch, trial=UNHEARD, hosts=NOBODY)
     assert code == 1 and line.startswith("error guest-not-heard: ") and "unknown" not in line
 
@@ -142,9 +152,12 @@ def test_a_healthy_guest_has_no_finding_at_all() -> None:
         ({"trial": replace(HEARD, calls=(ANSWER, replace(ANSWER, peer="10.88.0.2", code=1)))},
          "guest-one-host-failed", "warning"),
         ({"hosts": VmfenceError("no list")}, "guest-hosts-unread", "error"),
-        ({"hosts": (*HEALTHY.hosts, HostAnswer("10.88.0.2", (ALPHA, Record("omega", "u", 1))))},
-         "guest-hosts-differ", "error"),
-        ({"hosts": (HostAnswer(HOST, ()),)}, "guest-no-guests", "error"),
+        (answering(HostAnswer(OTHER, (OMEGA,)), speakers=(HOST, OTHER)), "guest-hosts-differ", "error"),
+        (answering(HostAnswer(OTHER, (OMEGA,)), speakers=(OTHER,)), "guest-hosts-differ", "error"),
+        (answering(HostAnswer(OTHER, (OMEGA,)), speakers=(HOST,)), "guest-hosts-differ", "note"),
+        (answering(HostAnswer(OTHER, (ALPHA,))), "guest-hosts-differ", "note"),
+        (answering(HostAnswer(OTHER, (OMEGA,))), "guest-hosts-differ", "warning"),
+        ({"hosts": Survey((HostAnswer(HOST, ()),))}, "guest-no-guests", "error"),
     ],
 )  # fmt: skip
 def test_each_fault_has_its_code_and_no_other(changes: dict[str, Any], code: str, severity: str) -> None:
@@ -181,9 +194,106 @@ def test_firewalld_is_opened_by_fix_and_rules_of_others_are_not() -> None:
 
 
 def test_a_key_is_closed_by_fix_and_never_made() -> None:
-    for remedy, fix in (("chmod 0600 /etc/my\\ key", ("chmod", "0600", "/etc/my key")), ("copy it", None)):
-        report = diagnose.judge(CHECKS, facts(key=KeyFileError("open", "", remedy)), only=["guest-key"])
+    closing = ("chmod", "0600", "/etc/my key")
+    for error, fix in ((KeyExposed("open", "", "chmod", closing), closing), (KeyFileError("gone", "", "chmod"), None)):
+        report = diagnose.judge(CHECKS, facts(key=error), only=["guest-key"])
         assert [one.fault.fix for one in report.findings] == [fix]
+
+
+def test_an_empty_host_beside_one_with_guests_is_a_note_and_two_empty_ones_are_errors() -> None:
+    assert judged(**answering(HostAnswer(OTHER, ()), speakers=(HOST,))) == {
+        "guest-hosts-differ": "note",
+        "guest-no-guests": "note",
+    }
+    found = judged(hosts=Survey((HostAnswer(HOST, ()), HostAnswer(OTHER, ()))))
+    assert found == {"guest-hosts-differ": "note", "guest-no-guests": "error"}
+
+
+@pytest.mark.parametrize(
+    ("loud", "asked", "speakers", "how"),
+    [
+        ((), "omega", (OTHER,), Agreement.DISCREET),
+        ((HOST,), "omega", (HOST, OTHER), Agreement.RIVALS),
+        ((OTHER,), "alpha", (HOST, OTHER), Agreement.RIVALS),
+        ((HOST, OTHER), "alpha", (HOST, OTHER), Agreement.RIVALS),
+    ],
+)
+def test_each_host_is_asked_about_a_guest_that_it_does_not_have(
+    monkeypatch: pytest.MonkeyPatch, loud: tuple[str, ...], asked: str, speakers: tuple[str, ...], how: Agreement
+) -> None:
+    """*loud* hosts answer for guests that they do not have; one that is silent about them may be the first."""
+    both = HostAnswer(HOST, (SHARED, ALPHA)), HostAnswer(OTHER, (SHARED, OMEGA))
+
+    def speak(inquiry: Inquiry, guest: str) -> tuple[str, ...]:
+        return tuple(one.peer for one in both if one.peer in loud or guest in [each.name for each in one.guests])
+
+    monkeypatch.setattr(answers, "list_hosts", lambda inquiry: both)
+    monkeypatch.setattr(answers, "speakers", speak)
+    found = survey.survey(Inquiry())
+    assert (found.asked, found.speakers) == (asked, speakers)
+    assert agreement(found.hosts, found.asked, found.speakers) is how
+
+
+def test_hosts_that_show_the_same_are_asked_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        answers, "list_hosts", lambda inquiry: (HostAnswer(HOST, (ALPHA,)), HostAnswer(OTHER, (ALPHA,)))
+    )
+    monkeypatch.setattr(answers, "speakers", lambda inquiry, guest: pytest.fail("asked"))
+    assert survey.survey(Inquiry()).asked == ""
+
+
+@pytest.mark.parametrize("timeout_s", [0.5, 3.0])
+def test_hosts_that_could_not_be_asked_who_speaks_are_not_taken_for_discreet(
+    monkeypatch: pytest.MonkeyPatch, timeout_s: float
+) -> None:
+    """For lack of time, or of an answer."""
+
+    def speak(inquiry: Inquiry, guest: str) -> tuple[str, ...]:
+        assert timeout_s == 3.0 and inquiry.timeout_s < timeout_s
+        raise DeadlineExceeded("no host answered")
+
+    both = HostAnswer(HOST, (ALPHA,)), HostAnswer(OTHER, (OMEGA,))
+    monkeypatch.setattr(answers, "list_hosts", lambda inquiry: both)
+    monkeypatch.setattr(answers, "speakers", speak)
+    found = survey.survey(Inquiry(timeout_s=timeout_s))
+    assert found == Survey(both) and judged(hosts=found) == {"guest-hosts-differ": "warning"}
+
+
+def remedies(code: str, **changes: Any) -> list[str]:
+    report = diagnose.judge(CHECKS, facts(**{"hosts": NOBODY, **changes}))
+    return [one.fault.remedy for one in report.findings if one.code == code]
+
+
+def test_remedies_can_be_pasted_whatever_an_interface_is_called() -> None:
+    odd = "eth0.5;x"
+    blocked = {"trial": replace(UNHEARD, knocks=(HOST,)), "addresses": (Address(GUEST, odd, "up", 1),)}
+    [filtered] = remedies("guest-call-back-blocked", **blocked)
+    assert f"firewall-cmd --get-zone-of-interface='{odd}'" in filtered
+    assert f"sysctl -w 'net/ipv4/conf/{odd}/rp_filter=2'" in filtered and "until the next boot" in filtered
+    [down] = remedies("guest-link", addresses=(Address(GUEST, odd, "down"),), hosts=HEALTHY.hosts)
+    assert down.startswith(f"ip link set '{odd}' up;")
+
+
+def test_a_remedy_for_firewalld_names_the_zone() -> None:
+    trial = replace(UNHEARD, knocks=(HOST,))
+    [remedy] = remedies("guest-call-back-blocked", trial=trial, firewall=Firewall(("my zone",)))
+    assert remedy == (
+        "firewall-cmd '--zone=my zone' --add-port=1229/tcp && "
+        "firewall-cmd --permanent '--zone=my zone' --add-port=1229/tcp"
+    )
+
+
+def test_a_rule_tells_how_long_it_holds_and_ufw_keeps_its_own() -> None:
+    rules = ("nft insert rule inet t c tcp dport 1229 accept", "ufw allow to any port 1229 proto tcp")
+    kernel, ufw = remedies("guest-firewall", trial=UNHEARD, firewall=Firewall(rules=rules))
+    assert kernel.startswith(f"{rules[0]}   # until the next boot; to keep it, ") and ufw == rules[1]
+
+
+def test_who_is_not_heard_is_told_with_what_to_compare_the_key() -> None:
+    report = diagnose.judge(CHECKS, facts(trial=UNHEARD, hosts=NOBODY), only=["guest-not-heard"])
+    [fault] = [one.fault for one in report.findings]
+    assert f"vmfence host keygen --check there must show the key of here: SHA256 {'ab' * 32}" in fault.remedy
+    assert "TCP 1229 on the way out" in fault.message
 
 
 def test_without_a_key_there_is_one_error() -> None:
@@ -274,7 +384,10 @@ FIREWALL = {"guest-firewall", "guest-firewall-later"}
         ({"trial": UNHEARD, "firewall": Firewall(rules=("nft",))}, {"guest-firewall-unread"}),
         ({"trial": UNHEARD, "firewall": Firewall(("public",), (OPEN_NOW,))}, {"guest-firewall-unread"}),
         ({"trial": replace(UNHEARD, knocks=(HOST,))}, {"guest-firewall-later", "guest-firewall-unread"}),
-        ({"trial": UNHEARD, "firewall": Firewall(("public",), later=(KEPT,))}, {"guest-firewall", "guest-firewall-unread"}),
+        (
+            {"trial": UNHEARD, "firewall": Firewall(("public",), later=(KEPT,))},
+            {"guest-firewall", "guest-firewall-unread"},
+        ),
         ({"trial": UNHEARD, "addresses": ()}, set()),
     ],
 )

@@ -32,12 +32,16 @@ from vmfence.host.facts import Clock, Facts, Libvirt
 from vmfence.host.ground import KeyFacts
 from vmfence.host.hidden import Process
 from vmfence.host.kernel import Holder, Link, Network, Route
+from vmfence.host.libvirt_unit import LibvirtUnit
 from vmfence.host.network import Interface
 from vmfence.host.probe import Probe
 from vmfence.host.selinux import SELinux
 from vmfence.host.unit import UnitFacts
 from vmfence.packetfilter.firewall import Firewall
 from vmfence.packetfilter.kept import Later
+from vmfence.packetfilter.origins import Origin
+from vmfence.packetfilter.rulesets import Obstacle
+from vmfence.packetfilter.walk import Stoppage
 from vmfence.protocol.reply import Record, State
 
 CONFIG, KEY, SYSTEM = "/etc/vmfence.conf", "/etc/cluster/fence_xvm.key", "qemu:///system"
@@ -48,6 +52,7 @@ RECORDS = tuple(Record(f"vm-{number}", uuid, State.RUNNING) for number, uuid in 
 ELSEWHERE = HostAnswer("10.88.0.2", (Record("vm-9", UUIDS[0][:-1] + "9", State.RUNNING),))
 BR0 = Interface("br0", is_bridge=True)
 REFUSED = Unreachable("cannot connect", "Connection refused")
+QEMUD = LibvirtUnit("virtqemud", "virtqemud.socket")
 
 
 def settings(listener: str = "multicast", keys: str = 'interface = "br0";', more: str = "") -> configuration.Settings:
@@ -80,10 +85,15 @@ def status(**changes: Any) -> dict[str, Any]:
     made = {
         "pid": PID,
         "config": CONFIG,
+        "refused_reload": None,
+        "state_dir": "/var/lib/vmfence",
+        "in_flight": 0,
         "listeners": [listener()],
         "hypervisors": [{"uri": SYSTEM, "is_answering": True, "trouble": ""}],
         "keys": [{"owner": "listener multicast", "path": KEY, "sha256": "aa"}],
         "last_rejected": [],
+        "last_failed": [],
+        "last_answered": {},
         "signatures": {"trouble": ""},
         "history": {"lost": 0, "trouble": ""},
     }
@@ -121,7 +131,7 @@ def healthy(**changes: Any) -> Facts:
         libvirt=libvirt(guest(1, "br0"), guest(2, "br0")),
         processes=(Process(9, "vm-1", UUIDS[0], 64055),),
         firewall=Firewall(),
-        way_back=(),
+        way_back=Firewall(),
         unit=UNIT,
         selinux=SELinux(),
         clock=Clock(True, NOW - 60),
@@ -166,11 +176,21 @@ DOWN = Unreachable("no daemon answers", "Connection refused")
 MACVTAP = GuestFacts("vm-1", UUIDS[0], State.RUNNING, direct=("eth0",))
 STRICT = (Link("br0", rp_filter=1),)
 AWAY = network().routes + (Route("eth1", ipaddress.IPv4Network("10.88.0.11/32")),)
+CARVED = network().routes + (Route("virbr0", ipaddress.IPv4Network("10.88.0.128/25")),)
 FIREWALLD = Firewall(("libvirt",), (("firewall-cmd", "--zone=libvirt", "--add-port=1229/udp"),))
 PERMANENT = Firewall(("libvirt",), (("firewall-cmd", "--permanent", "--zone=libvirt", "--add-service=vmfence"),))
 KEPT = Firewall(("libvirt",), later=(Later("policy p has the rich rule: rule drop", "firewall-cmd --permanent x"),))
-RULES = Firewall(rules=("nft insert rule inet f i udp dport 1229 accept",))
-BELOW = Firewall(rules=("nft insert rule bridge f i udp dport 1229 accept",))
+
+
+def obstructed(command: str = "nft insert rule inet f i udp dport 1229 accept", **stoppage: Any) -> Firewall:
+    """Return a firewall with one rule in the way."""
+    return Firewall(rules=(command,), obstacles=(Obstacle(command, None, Stoppage(("udp drop",), **stoppage)),))
+
+
+RULES, FOR_SOME = obstructed(), obstructed(is_of_origin=True)
+FOR_ALL = obstructed(is_of_origin=True, is_certain=True)
+FOR_ONE = obstructed(is_of_origin=True, guests=(Origin("10.88.0.11"),))
+OF_FIREWALLD = obstructed("firewall-cmd --zone=drop --add-port=1229/udp", is_of_origin=True, guests=(Origin("::1"),))
 SESSION = Inventory("qemu+unix:///session?socket=/run/user/7/s", "QEMU 7.2.0", "9.0.0", (guest(1),))
 
 # Name -> what is changed on the healthy host, the first code that must be found, its severity.
@@ -187,10 +207,14 @@ FAULTS: dict[str, tuple[dict[str, Any], str, Severity]] = {
         "host-key-unusable",
         ERROR,
     ),
-    "weak key": ({"keys": (KeyFacts(KEY, True, "aa", weaknesses=("the key is text.",)),)}, "host-key-weak", WARNING),
+    "weak key": (
+        {"keys": (KeyFacts(KEY, True, "aa", weaknesses=(KeyFileError("the key is text"),)),)},
+        "host-key-weak",
+        WARNING,
+    ),
     "key replaced": ({"keys": (KeyFacts(KEY, True, "bb"),), "stale": (KEY,)}, "host-key-stale", ERROR),
     "configuration changed": ({"stale": (CONFIG,)}, "host-daemon-stale", WARNING),
-    "libvirt stopped": ({"libvirt": Libvirt(silent=((SYSTEM, REFUSED),))}, "host-libvirt", ERROR),
+    "libvirt stopped": ({"libvirt": Libvirt(silent=((SYSTEM, REFUSED),), unit=QEMUD)}, "host-libvirt", ERROR),
     "unknown interface": ({"settings": settings(keys='interface = "br9";')}, "host-interface-missing", ERROR),
     "a port of the bridge": ({"settings": settings(keys='interface = "veth1";')}, "host-interface-missing", ERROR),
     "bridge down": ({"interfaces": (Interface("br0", True, False),)}, "host-interface-down", ERROR),
@@ -212,6 +236,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str, Severity]] = {
     "loopback": ({"settings": settings("tcp", 'address = "127.0.0.1";')}, "host-address-loopback", ERROR),
     "fence_virtd": (
         {"holders": (Holder("udp", "0.0.0.0", 1229, 12, "fence_virtd"),), "status": DOWN},
+        "host-second-daemon",
+        ERROR,
+    ),
+    "another python": (
+        {"holders": (Holder("udp", "0.0.0.0", 1229, 12, "python3"),), "status": DOWN},
         "host-second-daemon",
         ERROR,
     ),
@@ -242,22 +271,41 @@ FAULTS: dict[str, tuple[dict[str, Any], str, Severity]] = {
     "firewalld, kept": ({"firewall": KEPT}, "host-firewall", WARNING),
     "rules": ({"firewall": RULES, "probes": (SILENT,)}, "host-firewall", ERROR),
     "rules, nothing tried": ({"firewall": RULES, "probes": denied()}, "host-firewall", WARNING),
-    "rules of the bridge": ({"firewall": BELOW}, "host-firewall", WARNING),
+    "rules for some senders": ({"firewall": FOR_SOME}, "host-firewall", WARNING),
+    "rules for all other senders": ({"firewall": FOR_ALL}, "host-firewall", ERROR),
+    "rules for one guest": ({"firewall": FOR_ONE}, "host-firewall", ERROR),
+    "rules of firewalld for one guest": ({"firewall": OF_FIREWALLD}, "host-firewall", ERROR),
+    "rules of firewalld that nothing explains": (
+        {"firewall": Firewall(doubts=("firewalld may stop it",), is_of_origin=True)},
+        "host-firewall-unseen",
+        WARNING,
+    ),
+    "way back certainly closed": (
+        {"way_back": obstructed(is_certain=True), "probes": (SILENT,)},  # this host's own as well
+        "host-firewall-back",
+        ERROR,
+    ),
     "rules unread": (
         {"firewall": Firewall(doubts=("nft failed",)), "probes": denied()},
         "host-firewall-unseen",
         WARNING,
     ),
     "way back closed": (
-        {"way_back": ("nft insert rule inet f o tcp dport 1229 accept",)},
+        {"way_back": obstructed(command="nft insert rule inet f o tcp dport 1229 accept")},
         "host-firewall-back",
         WARNING,
     ),
     "way back failed": (
-        {"way_back": ("nft x",), "status": last_rejected("cannot call back. 10.88.0.11 port 1229: no answer.")},
+        {"way_back": obstructed(), "status": last_rejected("cannot call back. 10.88.0.11 port 1229: no answer.")},
         "host-firewall-back",
         ERROR,
     ),
+    "strict filter, and it drops": (
+        {"network": network(links=STRICT, routes=CARVED, filtered=5, filtered_meanwhile=1)},
+        "host-rp-filter",
+        ERROR,
+    ),
+    "a network within": ({"network": network(routes=CARVED)}, "host-route-astray", NOTE),
     "strict filter": ({"network": network(links=STRICT, routes=AWAY)}, "host-rp-filter", ERROR),
     "strict filter, no route": ({"network": network(links=STRICT, routes=(), neighbours=())}, "host-rp-filter", ERROR),
     "routed away": ({"network": network(routes=AWAY)}, "host-route-astray", WARNING),
@@ -269,7 +317,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str, Severity]] = {
     "network down": ({"libvirt": libvirt(guest(1, "br0", "virbr7"))}, "host-network-down", WARNING),
     "long name": ({"libvirt": libvirt(guest(1, "br0", name="n" * 64))}, "host-name-long", WARNING),
     "a slip in the rules": ({"settings": groups(*UUIDS, "vm-3")}, "host-target-unknown", WARNING),
-    "a slip for all": ({"settings": groups("vm-3")}, "host-target-unknown", WARNING),
+    "a slip for all": ({"settings": groups("vm-3")}, "host-target-unknown", ERROR),
     "two hosts": (
         {"probes": (replace(PROBE, others=(ELSEWHERE,), guest="vm-1", speakers=("a", "b")),)},
         "host-several",
@@ -278,6 +326,16 @@ FAULTS: dict[str, tuple[dict[str, Any], str, Severity]] = {
     "another host alone": ({"probes": (replace(SILENT, others=(ELSEWHERE,)),)}, "host-unanswered", ERROR),
     "another daemon here": ({"probes": (replace(PROBE, is_counted=False),)}, "host-unanswered", ERROR),
     "no answer": ({"probes": (SILENT,)}, "host-unanswered", ERROR),
+    "failure for an answer": (
+        {"probes": (replace(PROBE, ours=(), has_failed=True, failure="Corosync is gone"),)},
+        "host-unanswered",
+        ERROR,
+    ),
+    "failure of another host": (
+        {"probes": (replace(PROBE, failed_elsewhere=("10.88.0.2",), guest="vm-1", speakers=("a", "b")),)},
+        "host-several",
+        ERROR,
+    ),
     "the daemon lost libvirt": (
         {"status": status(hypervisors=[{"uri": SYSTEM, "is_answering": False, "trouble": "hung"}])},
         "host-libvirt-lost",
@@ -368,9 +426,12 @@ def test_guests_that_nobody_may_fence_are_told() -> None:
         {"firewall": RULES},  # a request came through
         {"firewall": FIREWALLD},
         {"firewall": Firewall(doubts=("nft failed",))},
+        {"network": network(links=STRICT, routes=CARVED, filtered=5)},  # of another network, and nobody is in it
         {"network": network(links=STRICT)},  # strict, and routed as it must be
         {"libvirt": libvirt(guest(1, "br1"), guest(2, "br0"))},  # no cluster node, as far as anybody knows
         {"status": last_rejected("wrong key.", at=NOW - 3600)},
+        {"status": {**last_rejected("wrong key."), "last_answered": {"10.88.0.11": NOW - 1}}},
+        {"status": last_rejected("cannot call back. 10.88.0.1.", "10.88.0.1"), "own": frozenset({"10.88.0.1"})},
         {"status": last_rejected("too many requests at once.", "10.88.0.1 (multicast)")},  # our own
         {"holders": (Holder("udp", "225.0.0.13", 1229, 12, "vmfence"),)},  # another group
         {"holders": (Holder("udp", GROUP, 1229),)},  # whose it is cannot be seen

@@ -90,16 +90,37 @@ BR0, DEFAULT = route("br0", "10.88.0.0/24"), route("eth0", "0.0.0.0/0", is_direc
     ("found", "elsewhere"),
     [
         (network(BR0, DEFAULT), {}),
-        (network(BR0, route("eth1", "10.88.0.11/32")), {"10.88.0.11/32": "eth1"}),
-        (network(BR0, route("eth1", "10.88.0.0/24", metric=100)), {}),
-        (network(route("br0", "10.88.0.0/24", metric=100), route("eth1", "10.88.0.0/24")), {"10.88.0.0/24": "eth1"}),
+        (network(BR0, route("eth1", "10.88.0.11/32")), {}),  # nobody is seen there
+        (network(BR0, route("eth1", "10.88.0.11/32"), neighbours=(("10.88.0.11", "br0"),)), {"10.88.0.11": "eth1"}),
+        (network(BR0, route("virbr0", "10.88.0.128/25"), neighbours=(("10.88.0.129", "virbr0"),)), {}),
         (network(BR0, DEFAULT, neighbours=(("10.99.0.1", "br0"),)), {"10.99.0.1": "eth0"}),
         (network(BR0, DEFAULT, neighbours=(("10.99.0.1", "eth0"), ("10.88.0.9", "br0"))), {}),
         (network(BR0, neighbours=(("10.99.0.1", "br0"),)), {}),  # no route at all
     ],
 )
-def test_addresses_that_are_routed_elsewhere(found: Network, elsewhere: dict[str, str]) -> None:
+def test_neighbours_that_are_routed_elsewhere(found: Network, elsewhere: dict[str, str]) -> None:
     assert kernel.astray("br0", found) == elsewhere
+
+
+@pytest.mark.parametrize(
+    ("found", "elsewhere"),
+    [
+        (network(BR0, DEFAULT), {}),
+        (network(BR0, route("eth1", "10.88.0.11/32")), {"10.88.0.11/32": "eth1"}),
+        (network(BR0, route("eth1", "10.88.0.0/24", metric=100)), {}),
+        (network(route("br0", "10.88.0.0/24", metric=100), route("eth1", "10.88.0.0/24")), {"10.88.0.0/24": "eth1"}),
+    ],
+)
+def test_networks_within_those_of_an_interface(found: Network, elsewhere: dict[str, str]) -> None:
+    assert kernel.carved_out("br0", found) == elsewhere
+
+
+def test_what_the_filter_drops_meanwhile_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/netstat").write_text(NETSTAT)
+    monkeypatch.setattr(kernel, "PROC", str(tmp_path))
+    again = kernel.count_again(Network({}, filtered=15))
+    assert (again.filtered, again.filtered_meanwhile) == (17, 2)
 
 
 def test_an_interface_without_any_route() -> None:

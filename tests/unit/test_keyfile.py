@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from vmfence import keyfile
-from vmfence.errors import KeyFileError
+from vmfence.errors import KeyExposed, KeyFileError
 
 KEY = bytes(range(32))
 
@@ -62,6 +63,15 @@ def test_a_key_open_to_everybody_is_refused(path: Path, mode: int) -> None:
     error = refused(path)
     assert f"{mode:04o}" in error.why
     assert error.remedy == f"chmod 0600 {path}"
+    assert isinstance(error, KeyExposed) and error.closing == ("chmod", "0600", str(path))
+
+
+@pytest.mark.parametrize("name", ["key", "my key", "it's", "$(reboot)", "schlüssel", "a;b"])
+def test_a_remedy_is_one_word_for_the_path_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(KEY)
+    path.chmod(0o644)
+    assert shlex.split(refused(path).remedy) == ["chmod", "0600", str(path)]
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o660])
@@ -142,7 +152,8 @@ def test_a_group_that_may_read_it_is_told(path: Path) -> None:
     assert not keyfile.judge(str(path))
     os.chown(path, -1, 65534)
     assert [str(found) for found in keyfile.judge(str(path))] == [
-        "the key's group may read it. gid 65534. see who is in it."
+        f"the key's group may read it. gid 65534, mode 0640. see who is in it: getent group 65534; "
+        f"if they must not fence: chmod 0600 {path}."
     ]
 
 

@@ -405,15 +405,16 @@ def test_examples_of_the_configuration_are_good(text: str) -> None:
     found = read(text.encode(), "example")
     assert not found.warnings
     assert all(isinstance(listener, NetworkSettings) for listener in found.listeners)
-    assert found.backend.name == "libvirt"
+    assert found.backend.name == ("cpg" if "cpg {" in text else "libvirt")
 
 
 def test_examples_show_what_they_are_for() -> None:
-    walkthrough, tcp, clusters, addresses = (read(text.encode(), "example") for text in EXAMPLES)
+    walkthrough, tcp, clusters, addresses, pool = (read(text.encode(), "example") for text in EXAMPLES)
     assert walkthrough.listeners == (MulticastSettings(interface="br0"),)
     assert [listener.name for listener in tcp.listeners] == ["tcp"]
     assert len({group.key_file for group in clusters.groups or ()} - {None}) == 2
     assert [len(group.sources) for group in addresses.groups or ()] == [2]
+    assert (pool.backend.name, pool.daemon.unknown_guest) == ("cpg", "ignore")
 
 
 def test_the_grammar_is_shown_in_itself() -> None:

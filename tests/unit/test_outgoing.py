@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vmfence.packetfilter.origins import Origin, Origins
 from vmfence.packetfilter.outgoing import mirrored, turned
 from vmfence.packetfilter.rules import Opening
 from vmfence.packetfilter.rulesets import Rulesets
@@ -76,6 +78,25 @@ LINE = "iptables -I OUTPUT -o br0 -p tcp --dport 1229 -j ACCEPT"
 def test_iptables_in_the_other_direction(saved: str, found: list[str]) -> None:
     assert stops(Rulesets("ipv4", saved=saved)) == found
     assert stops(Rulesets("ipv4", legacy=saved)) == [line.replace("iptables", "iptables-legacy") for line in found]
+
+
+def towards(address: str) -> Json:
+    return {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": address}}
+
+
+@pytest.mark.parametrize(
+    "rulesets",
+    [
+        nft([towards("10.88.0.11"), to(1229), DROP]),
+        Rulesets("ipv4", saved=SAVED.format("ACCEPT", "ACCEPT", "-A OUTPUT -d 10.88.0.11/32 -p tcp -j DROP\n")),
+    ],
+)
+def test_the_way_back_to_one_guest(rulesets: Rulesets) -> None:
+    known = Origins((Origin("10.88.0.11"), Origin("10.88.0.12")), ("10.88.0.0/24",), frozenset({"10.88.0.1"}))
+    [found] = mirrored(rulesets).obstacles(replace(BACK, origins=known))
+    assert [str(guest) for guest in found.stoppage.guests] == ["10.88.0.11"] and found.stops
+    [shown] = map(turned, found.stoppage.by)
+    assert "saddr" not in shown and "-s " not in shown and "10.88.0.11" in shown
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in RECORDED.iterdir()))

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import pytest
 
 from vmfence.cluster.cib import Operation
-from vmfence.cluster.pcs import Pcs, command_line
+from vmfence.cluster.pcs import Pcs
 from vmfence.errors import CommandError, DeadlineExceeded, ToolMissing, VmfenceError
+from vmfence.findings import command_line
 from vmfence.proc import Result
 
 V09, V010_OLD, V010, V011, V012 = (0, 9, 169), (0, 10, 1), (0, 10, 18), (0, 11, 5), (0, 12, 3)

@@ -152,7 +152,7 @@ def test_what_follows_from_a_silent_corosync_is_left_open(fault: str) -> None:
 
 def test_a_daemon_that_does_not_run_leaves_the_other_hosts_open() -> None:
     down = Unreachable("no daemon answers")
-    found = diagnose.judge(CHECKS, pooled(status=down, pool=down))
+    found = diagnose.judge(CHECKS, pooled(status=down, pool=down, holders=()))
     assert found.findings[0].code == "host-daemon"
     assert {"host-pool-joined", "host-pool-away", "host-pool-guest-twice"} <= {one.check.code for one in found.unjudged}
 

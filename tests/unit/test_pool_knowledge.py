@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vmfence.errors import VmfenceError
 from vmfence.host.pool import record
-from vmfence.host.pool.directory import Directory
-from vmfence.host.pool.fenced import find_fenced, was_fenced_since
-from vmfence.host.pool.messages import Entry, Listing
+from vmfence.host.pool.directory import FORGET_S, Directory
+from vmfence.host.pool.lasts import NOBODY_KNOWS
+from vmfence.host.pool.look import Look
+from vmfence.host.pool.messages import Away, Entry, Listing, Report
+from vmfence.protocol.cpg import Store
 
 ALPHA = Entry("älpha", "11111111-2222-3333-4444-555555555501", 1)
-SAMPLES = Path(__file__).parents[1] / "samples"
 
 
 def known() -> Directory:
@@ -33,21 +35,40 @@ def known() -> Directory:
 def test_what_was_known_is_known_after_a_restart(tmp_path: Path) -> None:
     record.save(str(tmp_path), record.take(known()))
     loaded = record.load(str(tmp_path), 2000.0)
-    assert loaded[3] == (1002.0, (Entry("älpha", ALPHA.uuid, 5, True),))
-    # Nobody saw when host 2 left, if it did: a fence of before does not count.
-    assert loaded[2] == (2000.0, (ALPHA,))
-    again = Directory(loaded)
-    again.set_members(frozenset({1}), 20.0, 2001.0)
-    assert {away.node: away.entry for away in again.away("älpha")} == {2: ALPHA, 3: Entry("älpha", ALPHA.uuid, 5, True)}
-    assert again.last_active(ALPHA.uuid) == 2
+    assert loaded.hosts[3].left_at == 1002.0
+    loaded.set_members(frozenset({1}), 20.0, 2001.0)
+    away = {away.node: away for away in loaded.away("älpha")}
+    assert {node: each.entry for node, each in away.items()} == {2: ALPHA, 3: Entry("älpha", ALPHA.uuid, 5, True)}
+    # Nobody has looked while this host did not: they may have been back, and a fence of before does not count.
+    assert {(each.left_at, each.is_seen_leaving) for each in away.values()} == {(2001.0, False)}
+    assert loaded.lasts.nodes(ALPHA.uuid) == {2}
     assert (tmp_path / record.FILE_NAME).stat().st_mode & 0o777 == 0o600
 
 
 def test_without_a_file_nothing_is_known(tmp_path: Path) -> None:
-    assert record.load(str(tmp_path), 1.0) == {}
+    assert record.load(str(tmp_path), 1.0).hosts == {}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"hosts": {"x": 1}}', '{"hosts": {"2": {"left_at": 1}}}', "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"version": 1, "hosts": {"x": 1}}',
+        '{"version": 1, "hosts": {"2": {"left_at": 1}}}',
+        '{"version": 1, "hosts": {"2": {"left_at": NaN, "guests": []}}}',
+        '{"version": 1, "hosts": {"2": {"left_at": 1e999, "guests": []}}}',
+        '{"version": 1, "hosts": {"2": {"left_at": 1, "guests": [["a", "u", 1e99, false]]}}}',
+        '{"version": 1, "hosts": {}, "lasts": [["u", [[1]], []]]}',
+        '{"version": 99, "hosts": {}}',
+        '{"version": NaN, "hosts": {}}',
+        '{"hosts": {}}',
+        "[" * 100_000,
+        "\xff",
+    ],
+    ids=lambda text: text[-40:],
+)
 def test_a_damaged_file_is_not_taken_for_an_empty_one(tmp_path: Path, text: str) -> None:
     (tmp_path / record.FILE_NAME).write_text(text, encoding="latin-1")
     with pytest.raises(VmfenceError, match="damaged"):
@@ -77,57 +98,96 @@ def test_a_departed_host_excuses_itself_only_by_what_ran_since() -> None:
 
 def test_a_guest_that_left_is_nobodys() -> None:
     directory = known()
-    assert directory.last_active("älpha") == 2
+    assert directory.lasts.nodes(ALPHA.uuid) == {2}
     directory.listed(2, Listing((Entry("älpha", ALPHA.uuid, 5, True),), number=1), 15.0)
-    assert directory.last_active(ALPHA.uuid) == 0
+    assert directory.lasts.nodes(ALPHA.uuid) == {NOBODY_KNOWS}
 
 
-HISTORY = """<pacemaker-result api-version="2.25" request="stonith_admin"><fence_history>
-<fence_event action="reboot" target="h3" client="c" origin="h1" status="success" completed="2026-11-22 14:53:00Z"/>
-<fence_event action="reboot" target="h4" client="c" origin="h1" status="failed" completed="2026-11-22 14:53:00Z"/>
-<fence_event action="on" target="h5" client="c" origin="h1" status="success" completed="2026-11-22 14:53:00Z"/>
-<fence_event action="off" target="h6" client="c" origin="h1" status="success" completed="nonsense"/>
-</fence_history></pacemaker-result>"""
-AT = 1795359180.0  # 2026-11-22 14:53:00 UTC
+def test_who_had_a_guest_last_is_known_after_a_restart(tmp_path: Path) -> None:
+    directory = known()
+    directory.listed(2, Listing((Entry("älpha", ALPHA.uuid, 5, True),), number=1), 15.0)
+    record.save(str(tmp_path), record.take(directory))
+    loaded = record.load(str(tmp_path), 2000.0)
+    assert loaded.lasts_of(ALPHA.uuid) == directory.lasts_of("älpha") != ()
 
 
-def test_the_history_of_the_fencer() -> None:
-    now = AT + 60
-    assert was_fenced_since(HISTORY, "h3", AT - 10, now)
-    assert was_fenced_since(HISTORY, "h3", AT + 0.9, now)  # its times are whole seconds
-    assert not was_fenced_since(HISTORY, "h3", AT + 1, now)
-    for other in ("h4", "h5", "h6", "h7", ""):
-        assert not was_fenced_since(HISTORY, other, 0.0, now)
-    with pytest.raises(VmfenceError):
-        was_fenced_since("rubbish", "h3", 0.0, now)
+def test_without_quorum_those_who_are_away_may_be_together_elsewhere() -> None:
+    """So what is known of them is old, and a fencing counts only from when this side can decide again."""
+    directory = known()
+    directory.hosts[3].is_seen_leaving = False
+    directory.set_quorate(True, 1003.0)
+    directory.set_members(frozenset({1}), 13.0, 1004.0)
+    assert [(each.node, each.left_at, each.is_seen_leaving) for each in directory.away("x")] == [
+        (2, 1004.0, True),
+        (3, 1003.0, False),
+    ]
+    directory.set_quorate(False, 1005.0)
+    directory.set_quorate(True, 1006.0)
+    assert [(each.node, each.left_at, each.is_seen_leaving) for each in directory.away("x")] == [
+        (2, 1006.0, False),
+        (3, 1006.0, False),
+    ]
 
 
-def test_a_fencing_of_the_future_is_of_a_clock_that_is_wrong() -> None:
-    """It may be one of before the host left."""
-    assert was_fenced_since(HISTORY, "h3", AT - 10, AT - 4)
-    with pytest.raises(VmfenceError, match="h3 was fenced 3600 s from now"):
-        was_fenced_since(HISTORY, "h3", AT - 3700, AT - 3600)
-    assert not was_fenced_since(HISTORY, "h7", AT - 3700, AT - 3600)
-    both = HISTORY.replace("</fence_history>", HISTORY[HISTORY.index("<fence_event") : HISTORY.index("</fence_h")])
-    both = both.replace("14:53:00", "13:53:00", 1).replace("</pacemaker-result>", "</fence_history></pacemaker-result>")
-    assert was_fenced_since(both, "h3", AT - 3700, AT - 3600)
+def test_the_departure_that_was_seen_counts_and_the_latest_of_those() -> None:
+    directory = known()
+    directory.set_members(frozenset({1, 2, 4}), 14.0, 1004.0)
+    look = Look(ALPHA.uuid, False, 14.0, 30.0)
+    reports = {
+        1: Away(3, 5.0, None, False, True, 1.0),
+        2: Away(3, 6.0, None, False, True, None),
+        4: Away(3, 9.0, ALPHA, False, False, 8.0),
+    }
+    for node, away in reports.items():
+        look.reported(node, Report(1, 1, (), 14.0, away=(away,)), 14.0)
+    assert look.view(directory).away == {3: Away(3, 6.0, ALPHA, False, True, 1.0)}
+    for node in (1, 2):
+        look.reported(node, Report(1, 1, (), 14.0, away=(replace(reports[node], is_seen_leaving=False),)), 14.0)
+    assert look.view(directory).away == {3: Away(3, 9.0, ALPHA, False, False, 8.0)}
 
 
-def test_a_command_tells_who_was_fenced(tmp_path: Path) -> None:
-    command = tmp_path / "was-fenced"
-    command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n[ "$1" = h3 ]\n')
-    command.chmod(0o755)
-    assert find_fenced(((3, 5.5), (4, 6.0)), {3: "h3", 4: "h4"}, str(command)) == {3}
-    assert (tmp_path / "asked").read_text() == "h3 3 5\nh4 4 6\n"
+def test_a_list_told_anew_is_not_the_one_of_before() -> None:
+    """With the same number: a daemon that was started again counts from the beginning."""
+    directory = known()
+    directory.set_members(frozenset({1}), 13.0, 1003.0)
+    directory.set_members(frozenset({1, 2}), 14.0, 1004.0)
+    directory.greeted(2)
+    assert not directory.hosts[2].is_listed
+    directory.listed(2, Listing((), (), True, True), 15.0)
+    assert directory.holders("älpha") == []
 
 
-@pytest.mark.parametrize("text", [None, "#!/bin/sh\nexit 1\n", "#!/bin/sh\nkill -9 $$\n"])
-def test_no_answer_is_not_fenced(tmp_path: Path, text: str | None) -> None:
-    command = tmp_path / "was-fenced"
-    if text is not None:
-        command.write_text(text)
-        command.chmod(0o755)
-    assert find_fenced(((3, 5.5),), {3: "h3"}, str(command)) == frozenset()
+def test_what_nobody_has_is_forgotten_when_all_were_here_for_long() -> None:
+    directory = known()
+    directory.set_configured({1: "h1", 2: "h2"})
+    for place in range(100):
+        entry = Entry(f"g{place}", f"{place:08x}-0000-4000-8000-000000000000", 1)
+        directory.listed(2, Listing((entry,), number=2 * place + 1), 16.0)
+        directory.listed(2, Listing((), (entry.uuid,), number=2 * place + 2), 16.0)
+    assert len(directory.lasts) == 101
+    directory.sweep(17.0 + FORGET_S)
+    assert len(directory.lasts) == 101
+    directory.set_members(frozenset({1}), 18.0 + FORGET_S, 1005.0)
+    directory.sweep(19.0 + 3 * FORGET_S)
+    directory.sweep(19.0 + 4 * FORGET_S)
+    assert len(directory.lasts) == 101  # host 2 is away
+    directory.set_members(frozenset({1, 2}), 0.0, 1006.0)
+    directory.greeted(2)
+    directory.listed(2, Listing((ALPHA,), (), True, True), 1.0)
+    directory.greeted(1)
+    directory.listed(1, Listing((), (), True, True), 1.0)
+    directory.sweep(FORGET_S)
+    directory.sweep(2 * FORGET_S)
+    assert [last.uuid for last in directory.lasts] == [ALPHA.uuid]
+
+
+def test_what_fence_virtd_was_told_of_is_bounded() -> None:
+    directory = known()
+    for place in range(60_000):
+        directory.stored(2, Store(f"g{place}", f"{place:08x}-0000-4000-8000-000000000000", 2, 1), 16.0)
+        directory.requested(2, place)
+    assert directory.owner_told("g59999") == 2 and directory.owner_told("g1") is None
+    assert not directory.is_asked(2, 1)
 
 
 def test_the_record_is_plain(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from vmfence.errors import PacketError
 from vmfence.host.pool import messages
-from vmfence.host.pool.messages import Away, Entry, Hello, Listing, Order, Query, Report, Result
+from vmfence.host.pool.messages import Away, Entry, Hello, Last, Lasts, Listing, Missing, Order, Query, Report, Result
 from vmfence.protocol import cpg
 
 ALPHA = Entry("älpha \N{SNOWMAN}\udc80", "11111111-2222-3333-4444-555555555501", 5, True)
@@ -18,10 +18,12 @@ EACH = [
     Listing((ALPHA, Entry("b", "u", 1)), ("gone",), True, False, 7),
     Listing((), (), False, True),
     Query(1, "alpha", True),
-    Report(2, 3, (ALPHA,), 1.5, "hangs", (Away(4, 2.5, ALPHA, True, True), Away(5, 0.0)), 4),
+    Lasts((Last("u", ((7, 2), (-9, 0)), (5, 6)), Last("v", ()))),
+    Missing(3, 2.5, (ALPHA,), True, True, 1.5),
+    Report(2, 3, (ALPHA,), 1.5, "hangs", (Away(4, 2.5, ALPHA, True, True, 7.0), Away(5, 0.0)), (Last("u", ((7, 2),)),)),
     Report(2, 3, (), 1.5),
     Order(3, 4, 1, "u", 12.25),
-    Result(3, 4, 1, "why"),
+    Result(3, 4, 1, "why", 3),
 ]
 
 
@@ -49,7 +51,17 @@ def test_what_a_newer_host_adds_is_passed_over() -> None:
         b'{"kind": "report", "asker": 1, "seqno": 1, "guests": [1], "clock_s": 1}',
         b'{"kind": "report", "asker": 1, "seqno": 1, "guests": {}, "clock_s": 1}',
         b'{"kind": "report", "asker": 1, "seqno": 1, "guests": [], "clock_s": "1"}',
-        b'{"kind": "report", "asker": 1, "seqno": 1, "guests": [], "clock_s": 1, "last": "x"}',
+        b'{"kind": "report", "asker": 1, "seqno": 1, "guests": [], "clock_s": 1, "lasts": "x"}',
+        b'{"kind": "report", "asker": 1, "seqno": 1, "guests": [], "clock_s": 1' + b"0" * 400 + b"}",
+        b'{"kind": "report", "asker": 1, "seqno": 1, "guests": [], "clock_s": NaN}',
+        b'{"kind": "order", "node": 1, "seqno": 1, "action": 1, "uuid": "u", "until_s": 1e999}',
+        b'{"kind": "order", "node": 1, "seqno": 1, "action": 1, "uuid": "u", "until_s": -Infinity}',
+        b'{"kind": "order", "node": 1' + b"0" * 40 + b', "seqno": 1, "action": 1, "uuid": "u", "until_s": 1}',
+        b'{"kind": "query", "seqno": 1, "target": "a\\u0000b"}',
+        b'{"kind": "lasts", "lasts": [{"uuid": "u", "stays": [[1]]}]}',
+        b'{"kind": "lasts", "lasts": [{"uuid": "u", "stays": [[1, 2.5]]}]}',
+        b'{"kind": "lasts", "lasts": [{"uuid": "u", "stays": [], "past": ["x"]}]}',
+        b'{"kind": "missing", "node": 1, "left_at": null, "guests": []}',
         b'{"kind": "listing", "guests": [], "gone": [1]}',
         b'{"kind": "listing", "guests": [{"name": "a", "uuid": "u", "state": "off"}]}',
         b'{"kind": "Listing", "guests": []}',

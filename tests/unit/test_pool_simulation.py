@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections import Counter
 from typing import Callable
 
 import pytest
 
-from unit.pool_world import OFF, SimHost, World
+from unit.pool_world import OFF, RoughWorld, SimHost, World
 from vmfence.host.pool import messages
 from vmfence.protocol.request import Action
 
@@ -83,8 +84,9 @@ class Chaos:
         last = self.world.hosts[self.world.last_place[uuid]]
         if places and self.rng.random() < 0.2:
             self.world.end_guest(self.world.hosts[next(iter(places))], uuid)
-        elif not places and uuid not in self.world.moving and uuid in last.guests and last.fenced_at < 0:
+        elif not places and uuid not in self.world.moving and uuid in last.guests and last.fenced_at < 0 and last.is_up:
             self.world.start_guest(last, uuid)
+            self.world.by_hand_at[uuid] = self.world.now
 
     def restart_libvirt(self) -> None:
         """Why a guest is off is forgotten."""
@@ -150,6 +152,82 @@ def test_no_answer_is_wrong_whatever_happens(capsys: pytest.CaptureFixture[str])
             print(f"  {count:6d} {reason}")
     for answer in ("off done", "reboot done", "on done", "status off", "status on"):
         assert world.answers[answer] > 100, "the simulation must show that it works, too"
+
+
+class RoughChaos(Chaos):
+    """A small pool in which everything happens often."""
+
+    OFTEN = {"crash": 8, "revive": 8, "fence": 4, "lose_power": 4, "split": 3, "heal": 3, "restart_libvirt": 3}
+
+    def __init__(self, world: RoughWorld) -> None:
+        super().__init__(world)
+        self.rough = world
+        self.happenings = [(each, weight * self.OFTEN.get(each.__name__, 1)) for each, weight in self.happenings]
+        self.happenings += [(self.boot, 0.004), (self.restart_all, 0.003)]
+
+    def ask(self) -> None:
+        host = self.host()
+        if host is None or self.rng.random() < 0.5:
+            return super().ask()
+        uuid = self.rng.choice(self.play)
+        name = next(each.guests[uuid].name for each in self.world.hosts.values() if uuid in each.guests)
+        self.world.ask(host, self.rng.choice((Action.OFF, Action.STATUS, Action.ON)), uuid, name)
+        return None
+
+    def begin_move(self) -> None:
+        if self.rng.random() < 0.5:
+            super().begin_move()
+
+    def revive(self) -> None:
+        host = self.host(is_up=False)
+        if host is not None:
+            if not host.is_up:
+                self.rough.boot(host)
+            self.world.start_daemon(host)
+
+    def fence(self) -> None:
+        part = self.rough.quorate_part()
+        away = [host for host in self.world.hosts.values() if host.member is None or host.part != part]
+        if away and part is not None:
+            self.rough.fence(self.rng.choice(away))
+
+    def boot(self) -> None:
+        down = [host for host in self.world.hosts.values() if not host.is_up]
+        if down:
+            self.rough.boot(self.rng.choice(down))
+
+    def split(self) -> None:
+        up = [host for host in self.world.hosts.values() if host.is_up]
+        for host in self.rng.sample(up, self.rng.randint(0, len(up))):
+            host.part = 1
+        self.world.form_groups()
+
+    def restart_all(self) -> None:
+        """All daemons end, and some of them are started again at once."""
+        for host in self.world.hosts.values():
+            if host.member is not None:
+                self.world.stop_daemon(host)
+        for host in self.world.hosts.values():
+            if host.is_up and self.rng.random() < 0.7:
+                self.world.start_daemon(host)
+
+
+ROUGH_SEEDS, ROUGH_STEPS = 40, 4_000
+
+
+def test_no_answer_is_wrong_in_a_small_and_rough_pool(capsys: pytest.CaptureFixture[str]) -> None:
+    answers: Counter[str] = Counter()
+    for seed in range(ROUGH_SEEDS):
+        world = RoughWorld(3, 6, seed)
+        chaos = RoughChaos(world)
+        for step in range(ROUGH_STEPS):
+            chaos.step()
+            assert not world.wrong, (seed, step, world.wrong)
+        answers += world.answers
+    with capsys.disabled():
+        print(f"\n3 hosts, {ROUGH_SEEDS} seeds, {ROUGH_STEPS} steps each: {dict(sorted(answers.items()))}")
+    for answer in ("off done", "reboot done", "on done", "status off", "status on"):
+        assert answers[answer] > 100
 
 
 SIZES = ((2, 50), (8, 1_000), (32, 5_000), (64, 10_000))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from vmfence.host.pool.directory import NOBODY_KNOWS
+from vmfence.host.pool.lasts import NOBODY_KNOWS
 from vmfence.host.pool.messages import Away, Entry
 from vmfence.host.pool.verdict import View, doubts, doubts_after
 
@@ -52,8 +52,8 @@ def test_a_guest_that_nobody_saw_running_is_off_where_it_is_defined() -> None:
         (replace(CLEAR, sightings={1: (MOVED,), 2: (OFF,), 3: ()}, last=NONE), "nobody has seen where to"),
         (replace(CLEAR, sightings={1: (), 2: (), 3: ()}, last=NONE), "no host says that it ended there"),
         (
-            replace(CLEAR, is_majority=False, away={4: Away(4, 100.0)}),
-            "too few hosts are in the group, and none of them saw host 4 leave",
+            replace(CLEAR, away={4: Away(4, 100.0)}),
+            "nobody who is here saw host 4 leave",
         ),
         (replace(CLEAR, references=frozenset({1}), is_everybody_here=False), "host 1 is fence_virtd"),
     ],
@@ -71,9 +71,9 @@ def test_a_host_that_never_had_it_may_be_away() -> None:
 
 
 def test_an_old_definition_at_a_host_that_is_away_is_excused_by_who_ran_since() -> None:
-    had = {4: Away(4, 100.0, OFF, is_excused=True)}
+    had = {4: Away(4, 100.0, OFF, True, True)}
     assert doubts(replace(CLEAR, away=had), NONE) == []
-    had = {4: Away(4, 100.0, RUNNING, is_excused=True)}
+    had = {4: Away(4, 100.0, RUNNING, True, True)}
     assert doubts(replace(CLEAR, away=had), NONE)
 
 
@@ -92,6 +92,29 @@ def test_it_may_have_moved_from_the_fenced_host_to_another_that_is_away() -> Non
 def test_a_fence_of_long_ago_proves_nothing_of_where_it_ran_since() -> None:
     gone = replace(CLEAR, sightings={1: (), 2: ()}, away=away(h4=RUNNING), last=frozenset({NOBODY_KNOWS}))
     assert doubts(gone, frozenset({4}))
+
+
+def test_a_host_that_nobody_saw_leave_may_have_anything() -> None:
+    """Most hosts may be here, and all of their daemons have been started since."""
+    unseen = replace(CLEAR, away={4: Away(4, 100.0)})
+    assert doubts(unseen, NONE) == ["nobody who is here saw host 4 leave"]
+    assert doubts(unseen, frozenset({4})) == []  # since we look: then it has nothing any more
+
+
+def test_a_guest_that_is_nowhere_of_all_hosts_is_off_wherever_it_was() -> None:
+    moved = replace(CLEAR, sightings={1: (MOVED,), 2: (), 3: ()}, last=frozenset({NOBODY_KNOWS}))
+    assert doubts(moved, NONE)
+    quiet = replace(moved, is_quiet=True)
+    assert doubts(quiet, NONE) == []
+    for more in (
+        {"away": away(h4=None)},
+        {"unheard": frozenset({4})},
+        {"references": frozenset({2})},
+        {"silent": {2: "libvirt hangs"}},
+        {"is_everybody_here": None},
+    ):
+        assert doubts(replace(quiet, **more), NONE), more
+    assert doubts(replace(quiet, away=away(h4=None)), frozenset({4})) == []
 
 
 # After an off that its host has confirmed

@@ -137,7 +137,7 @@ def test_the_session_of_another_user_is_served_only_when_named() -> None:
 def test_guests_of_a_session_get_tcp() -> None:
     choice = choose(Wishes(), land(host(guest("s"), uri=OWN)))
     assert choice.settings.listeners == (TcpSettings(),) and "10.0.2.2" in choice.listener[1]
-    assert next_commands(choice.settings) == ("vmfence list -T 10.0.2.2",)
+    assert next_commands(choice.settings) == ("vmfence guest check -T 10.0.2.2",)
 
 
 @pytest.mark.parametrize(
@@ -449,7 +449,7 @@ def test_keys_of_groups_are_made_and_judged_like_all_others() -> None:
     assert ground.key_files(settings, with_groups=True) == ("/etc/old.key", "/etc/web.key")
     assert ground.key_files(settings) == ("/etc/old.key",)
     assert "the key of its group (web: /etc/web.key, db: /etc/old.key)" in condition(settings)
-    assert next_commands(settings) == ("fence_xvm -o list -k /etc/web.key", "fence_xvm -o list -k /etc/old.key")
+    assert next_commands(settings) == ("vmfence guest check -k /etc/web.key", "vmfence guest check -k /etc/old.key")
     keys = (GOOD_KEY, KeyFacts("/etc/web.key", False))
     choice = dataclasses.replace(new_choice(), settings=settings, text=None)
     steps = plan(Wishes(), choice, site(keys=keys, unit=installed(settings)))
@@ -569,11 +569,11 @@ def test_a_dry_run_does_nothing() -> None:
 @pytest.mark.parametrize(
     ("listener", "expected"),
     [
-        ('multicast { interface = "br0"; }', "fence_xvm -o list"),
-        ('multicast { address = "225.1.2.3"; port = "1300"; }', "fence_xvm -o list -a 225.1.2.3 -p 1300"),
-        ('multicast { family = "ipv6"; }', "fence_xvm -o list -i ipv6"),
-        ('multicast { key_file = "/etc/a key"; }', "fence_xvm -o list -k '/etc/a key'"),
-        ('tcp { address = "10.0.0.1"; }', "vmfence list -T 10.0.0.1"),
+        ('multicast { interface = "br0"; }', "vmfence guest check"),
+        ('multicast { address = "225.1.2.3"; port = "1300"; }', "vmfence guest check -a 225.1.2.3 -p 1300"),
+        ('multicast { family = "ipv6"; }', "vmfence guest check -i ipv6"),
+        ('multicast { key_file = "/etc/a key"; }', "vmfence guest check -k '/etc/a key'"),
+        ('tcp { address = "10.0.0.1"; }', "vmfence guest check -T 10.0.0.1"),
     ],
 )
 def test_what_to_type_next(listener: str, expected: str) -> None:

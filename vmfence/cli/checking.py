@@ -8,23 +8,24 @@ import os
 import shlex
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Callable, TypeVar
 
 import click
 
 from vmfence import diagnose
 from vmfence.cli import consent
-from vmfence.cli.output import printable
+from vmfence.cli.output import Output, is_dumb, printable
 from vmfence.diagnose import Outcome, Report
-from vmfence.errors import UsageError
-from vmfence.findings import Check, Fault, Finding, Severity, is_unknown
+from vmfence.errors import NotPermitted, UsageError, VmfenceError
+from vmfence.findings import Check, Fault, Finding, Severity, is_forbidden
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 ALL = "all"
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red", "unknown": "magenta"}
 _WORD_WIDTH = max(map(len, _COLOURS))
-_REASONS_SHOWN_MAX = 2
+_REASONS_SHOWN_MAX, _CODES_SHOWN_MAX = 2, 5
+UNKNOWN, INTERRUPTED = 4, 130
 _INDENT = " " * (_WORD_WIDTH + 2)
 
 
@@ -41,7 +42,7 @@ def check_options(command: Command) -> Command:
             help="Show only warnings, errors, and why something is not judged.",
         ),
         click.option("--json", "as_json", is_flag=True, help="As JSON."),
-        click.option("--strict", is_flag=True, help="A warning, or a check that is not judged, is a failure too."),
+        click.option("--strict", is_flag=True, help="A warning is a failure too, and all must be judged."),
     ):
         command = option(command)
     return command
@@ -55,23 +56,63 @@ def fix_options(command: Command) -> Command:
     )
 
 
+def fixing(fix: bool, yes: bool) -> None:
+    """Raise UsageError for --yes without --fix."""
+    if yes and not fix:
+        raise UsageError("--yes answers the question of --fix", "", "add --fix, or leave it out")
+
+
+def conclude(
+    judged: Callable[[], Report], *, strict: bool, as_json: bool, quiet: bool, fix: bool = False, yes: bool = False
+) -> int:
+    """Judge, with *fix* mend and judge again, show the report; return the exit code.
+
+    Raises VmfenceError when nothing may be mended, once the report was shown, or when it could not be written.
+    """
+    try:
+        report = judged()
+        refusal: VmfenceError | None = None
+        if fix:
+            try:
+                report = judged() if mend(report, yes) else report
+            except VmfenceError as error:
+                refusal = error
+        show(report, quiet, as_json)
+        if refusal is not None:
+            raise refusal
+        if fix:
+            left_over(report)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("error: interrupted.", err=True)
+        return INTERRUPTED
+    return exit_code(report, strict)
+
+
+def left_over(report: Report) -> None:
+    """Tell on stderr what of *report*, made after all was mended, takes a decision, and what to do for each."""
+    left = [one for one in report.findings if one.fault.severity > Severity.NOTE and one.fault.remedy]
+    if left:
+        click.echo("left to you, since it takes a decision:", err=True)
+    for one in left:
+        click.echo(f"{_INDENT}{one.code}: {printable(one.fault.subject)}: {printable(one.fault.message)}", err=True)
+        click.echo(f"{_INDENT}  do: {printable(one.fault.remedy)}", err=True)
+
+
 def mend(report: Report, is_agreed: bool) -> bool:
     """Run the safe remedies of *report*, after a question unless *is_agreed*; return whether any was run.
 
-    Tells on stderr what is run, what came of it, and which findings are left to a person.  Raises VmfenceError when the
-    answer is no, UsageError when nobody can be asked.
+    Tells on stderr what is run, and what came of it.  Raises VmfenceError when the answer is no, UsageError when nobody
+    can be asked.
     """
     wanted = diagnose.fixable(report)
-    commands = {finding.fault.fix for finding in wanted}
-    left = [one.code for one in report.findings if one.fault.severity > Severity.NOTE and one.fault.fix not in commands]
-    if left:
-        click.echo(f"left to you, since it takes a decision: {', '.join(dict.fromkeys(left))}", err=True)
     if not wanted:
         click.echo("nothing here is mended by a command without a risk", err=True)
         return False
     for finding in wanted:
         what = f"{finding.code}: {printable(finding.fault.subject)}: {printable(finding.fault.message)}"
         click.echo(f"{what}\n{_INDENT}to be run: {_command(finding)}", err=True)
+        if finding.fault.opens:
+            click.echo(f"{_INDENT}it opens: {printable(finding.fault.opens)}", err=True)
     consent.require(f"Run {'this command' if len(wanted) == 1 else f'these {len(wanted)} commands'}", is_agreed)
     for finding, error in diagnose.mend(wanted):
         state = "done" if error is None else f"failed: {printable(str(error))}"
@@ -83,10 +124,12 @@ def _command(finding: Finding) -> str:
     return printable(shlex.join(finding.fault.fix or ()))
 
 
-def known(checks: Sequence[Check], *codes: str) -> None:
-    """Raise UsageError for the first of *codes* that none of *checks* has."""
-    for code in codes:
+def known(checks: Sequence[Check], only: Collection[str], skip: Collection[str]) -> None:
+    """Raise UsageError for the first code that none of *checks* has, and when no check is left to be made."""
+    for code in (*only, *skip):
         find(checks, code)
+    if not {*(only or (check.code for check in checks))} - {*skip}:
+        raise UsageError("no check is left: --skip names all that are wanted", "", "leave one out of --skip")
 
 
 def find(checks: Sequence[Check], code: str) -> Check:
@@ -116,15 +159,22 @@ def explain(checks: Sequence[Check], code: str) -> None:
 
 
 def show(report: Report, quiet: bool, as_json: bool) -> None:
-    """Write *report*: one line for each check, and below it what was seen and what to do for each fault."""
+    """Write *report*: one line for each check, and below it what was seen and what to do for each fault.
+
+    Then why others are not judged, each reason once.  Raises VmfenceError when it cannot be written.
+    """
+    output = Output()
     if as_json:
-        click.echo(json.dumps(as_dict(report), indent=2))
-        return
-    for outcome in report.outcomes:
-        for line in _lines(outcome, quiet):
-            click.echo(line)
-    for line in [f"{_word('unknown')}  {told}" for told in unjudged(report)] if quiet else [_summary(report)]:
-        click.echo(line)
+        output.echo(json.dumps(as_dict(report), indent=2))
+    else:
+        for outcome in report.outcomes:
+            for line in _lines(outcome, quiet):
+                output.echo(line)
+        for told in unjudged(report):
+            output.echo(f"{_word('unknown')}  {told}")
+        if not quiet:
+            output.echo(_summary(report))
+    output.check("give it a place to go")
 
 
 def as_dict(report: Report) -> dict[str, Any]:
@@ -139,21 +189,24 @@ def as_dict(report: Report) -> dict[str, Any]:
 
 
 def exit_code(report: Report, strict: bool) -> int:
-    """Return 1 when an error was found, with *strict* also for a warning; else 0.
+    """Return 1 when an error was found, with *strict* also for a warning; else what could not be judged decides.
 
-    Also 1, with *strict* or for checks that the user has named, when one of them could not be judged.
+    3 when this user may not see all that is needed, 4 when something did not answer or could not be read; else 0.
+    What is of little weight counts with *strict* alone.
     """
     limit = Severity.WARNING if strict else Severity.ERROR
-    is_unknown = bool(report.unjudged) and (strict or report.is_chosen)
-    return int(is_unknown or (report.worst is not None and report.worst >= limit))
+    bad = [one for one in report.outcomes if one.severity is not None and one.severity >= Severity.WARNING]
+    if any(one.severity >= limit and not one.check.is_reading for one in bad if one.severity is not None):
+        return 1
+    unknown = [one.missing for one in report.unjudged if strict or not one.is_minor]
+    if any(map(is_forbidden, unknown)):
+        return NotPermitted.exit_code
+    return UNKNOWN if unknown or any(one.check.is_reading for one in bad) else 0
 
 
 def _lines(outcome: Outcome, quiet: bool) -> Iterator[str]:
     check = outcome.check
-    if outcome.missing is not None:
-        if is_unknown(outcome.missing) and not quiet:
-            yield f"{_word('unknown')}  {check.code}: not judged, {printable(outcome.missing.what)}"
-    elif not outcome.faults and not quiet:
+    if outcome.missing is None and not outcome.faults and not quiet:
         yield f"{_word('ok')}  {check.code}: {check.title}"
     for fault in sorted(outcome.faults, key=lambda fault: -fault.severity):
         if not quiet or fault.severity > Severity.NOTE:
@@ -181,7 +234,7 @@ def _fault_lines(code: str, fault: Fault) -> Iterator[str]:
 def _word(word: str) -> str:
     """Return *word* as wide as all, in its colour where colours are wanted; click drops them where no terminal is."""
     text = word.ljust(_WORD_WIDTH)
-    return text if os.environ.get("NO_COLOR") else click.style(text, fg=_COLOURS[word])
+    return text if os.environ.get("NO_COLOR") or is_dumb() else click.style(text, fg=_COLOURS[word])
 
 
 def _summary(report: Report) -> str:
@@ -192,6 +245,10 @@ def _summary(report: Report) -> str:
     why = "; ".join(reason for reason, _ in reasons.most_common(_REASONS_SHOWN_MAX))
     more = "; --json tells more" if len(reasons) > _REASONS_SHOWN_MAX else ""
     parts = [f"{number} {severity}{'s' if number != 1 else ''}" for severity, number in counts.items()]
+    errors = tuple(dict.fromkeys(one.code for one in report.findings if one.fault.severity is Severity.ERROR))
+    if errors:  # they may have scrolled away
+        parts[0] += f" ({', '.join(errors[:_CODES_SHOWN_MAX])}{', ...' if len(errors) > _CODES_SHOWN_MAX else ''})"
     parts += [f"{len(report.unjudged)} not judged"] if report.unjudged else []
     parts += [f"{len(report.unasked)} not asked ({printable(why)}{more})"] if report.unasked else []
-    return f"{len(report.outcomes)} checks: {', '.join(parts)}"
+    number = len(report.outcomes)
+    return f"{number} check{'s' if number != 1 else ''}: {', '.join(parts)}"

@@ -16,7 +16,7 @@ from vmfence.cluster.checks import CHECKS
 from vmfence.cluster.facts import Facts
 from vmfence.cluster.pacemaker import Pacemaker
 from vmfence.diagnose import Report
-from vmfence.errors import UsageError, VmfenceError
+from vmfence.errors import DeadlineExceeded, UsageError, VmfenceError
 
 ALL_S, FIRST_S = 9.0, 4.0
 
@@ -43,27 +43,29 @@ def check(
     """Judge whether fencing would work, seen from this node: findings with evidence and remedy.
 
     Reads the configuration, the fencer, agents, keys, and asks the hosts; changes nothing without --fix and fences
-    nobody. Run it as root on every node. Exit code 1: an error was found; 4: the cluster cannot be read.
+    nobody. Run it as root on every node. Exit code 1: an error was found; else 3: this user may not see all; else 4:
+    not all could be judged, for example because the cluster cannot be read.
     """
     if code is not None:
         checking.explain(CHECKS, code)
         return
-    checking.known(CHECKS, *only, *skip)
+    checking.known(CHECKS, only, skip)
+    checking.fixing(fix, yes)
     if fix and cib is not None:
         raise UsageError("--fix mends this machine, and --cib judges a file", "", "leave one of them out")
-    report = judge(cib, record, only, skip)
-    if fix and checking.mend(report, yes):
-        report = judge(cib, record, only, skip)
-    checking.show(report, quiet, as_json)
-    ctx.exit(checking.exit_code(report, strict))
+    ctx.exit(
+        checking.conclude(
+            lambda: judge(cib, record, only, skip), strict=strict, as_json=as_json, quiet=quiet, fix=fix, yes=yes
+        )
+    )
 
 
 def judge(cib: str | None, record: str, only: Collection[str], skip: Collection[str]) -> Report:
-    """Return what the checks find now.  Raises the error of a cluster that cannot be read."""
+    """Return what the checks find now.  Raises the error of a file that cannot be read."""
     with Progress() as progress:
         progress.show("reading the cluster and asking the hosts")
         gathered = gather(Pacemaker(cib), record)
-    if isinstance(gathered.cib, VmfenceError):
+    if cib is not None and isinstance(gathered.cib, VmfenceError) and not isinstance(gathered.cib, DeadlineExceeded):
         raise gathered.cib
     return diagnose.judge(CHECKS, gathered, only, skip)
 

@@ -16,8 +16,9 @@ from vmfence.cluster.cib import Cib
 from vmfence.cluster.device import Cluster, Plan, Spec, Step
 from vmfence.cluster.matching import Machine, Matching
 from vmfence.cluster.pacemaker import Pacemaker
-from vmfence.cluster.pcs import Pcs, command_line
+from vmfence.cluster.pcs import Pcs
 from vmfence.errors import UsageError, VmfenceError
+from vmfence.findings import command_line
 
 _CIB = click.option("--cib", "cib_file", metavar="FILE", help="Work on this CIB file instead of the cluster.")
 _YES = click.option("--yes", is_flag=True, help="Do not ask.")

@@ -13,9 +13,10 @@ from vmfence.cluster import fencing, targets, verdict
 from vmfence.cluster.fencing import Fencing
 from vmfence.cluster.means import Means
 from vmfence.cluster.pacemaker import Pacemaker
-from vmfence.cluster.pcs import Pcs, command_line
+from vmfence.cluster.pcs import Pcs
 from vmfence.cluster.targets import Survey
 from vmfence.errors import UsageError, VmfenceError
+from vmfence.findings import command_line
 
 
 @click.command()

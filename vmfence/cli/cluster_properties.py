@@ -15,8 +15,9 @@ from vmfence.cluster import properties as table_of
 from vmfence.cluster.advice import advice
 from vmfence.cluster.cib import Cib
 from vmfence.cluster.pacemaker import Pacemaker
-from vmfence.cluster.pcs import Pcs, command_line
+from vmfence.cluster.pcs import Pcs
 from vmfence.errors import UsageError, VmfenceError
+from vmfence.findings import command_line
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 _cib = click.option("--cib", "cib_file", metavar="FILE", help="Work on this file instead of the running cluster.")

@@ -15,11 +15,12 @@ from vmfence.cluster import proofs
 from vmfence.cluster import prove as rehearsals
 from vmfence.cluster.means import Means
 from vmfence.cluster.pacemaker import Pacemaker
-from vmfence.cluster.pcs import Pcs, command_line
+from vmfence.cluster.pcs import Pcs
 from vmfence.cluster.proofs import Proof, Record
 from vmfence.cluster.prove import Rehearsal
 from vmfence.cluster.targets import Survey
 from vmfence.errors import UsageError, VmfenceError
+from vmfence.findings import command_line
 
 _HOW = {rehearsals.REBOOT: "reboot", rehearsals.OFF: "off and on again"}
 

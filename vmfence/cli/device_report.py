@@ -10,8 +10,8 @@ import click
 from vmfence.cli.output import printable, table
 from vmfence.cluster.device import Plan
 from vmfence.cluster.matching import Matching, Pair
-from vmfence.cluster.pcs import command_line
 from vmfence.errors import UsageError
+from vmfence.findings import command_line
 
 
 class Report:

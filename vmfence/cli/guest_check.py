@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import select
+import sys
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Callable
 
@@ -14,14 +17,16 @@ from vmfence.cli import checking
 from vmfence.cli.inquiry_options import inquiry_options
 from vmfence.cli.output import Progress, printable
 from vmfence.diagnose import Report
-from vmfence.findings import Severity
+from vmfence.errors import UsageError
+from vmfence.findings import Severity, counted
 from vmfence.guest import facts
 from vmfence.guest.checks import CHECKS
 from vmfence.guest.facts import Facts
 from vmfence.guest.guests import Inquiry
 from vmfence.guest.trial import LIMIT_S
 
-ALL_S, LIST_S = 9.5, 3.0
+ALL_S, LIST_S, PROGRAM_S = 9.2, 3.0, 3.0
+PAUSE_S = 5
 
 
 @click.command()
@@ -43,10 +48,8 @@ ALL_S, LIST_S = 9.5, 3.0
     "--interval",
     "pause_s",
     type=click.FloatRange(0, 3600),
-    default=5,
-    show_default=True,
     metavar="S",
-    help="With --watch: the pause between two checks.",
+    help=f"With --watch: the pause between two checks.  [default: {PAUSE_S}]",
 )
 @click.option("--count", type=click.IntRange(1), metavar="N", help="With --watch: end after N checks.")
 @click.pass_context
@@ -63,39 +66,47 @@ def check(
     yes: bool,
     limit_s: float,
     watch: bool,
-    pause_s: float,
+    pause_s: float | None,
     count: int | None,
     **asking: Any,
 ) -> None:
     """Judge whether this guest could fence: findings with evidence and remedy.
 
     Looks at key, addresses and firewall, asks the host as the fence agent does, and tells the first step that fails.
-    Changes nothing without --fix and fences nobody. Run it as root. Exit code 1: an error was found.
+    Changes nothing without --fix and fences nobody. Run it as root. Exit code 1: an error was found; else 3: this user
+    may not see all; else 4: not all could be judged.
     """
     if code is not None:
         checking.explain(CHECKS, code)
         return
-    checking.known(CHECKS, *only, *skip)
+    checking.known(CHECKS, only, skip)
+    checking.fixing(fix, yes)
+    _watching(watch, {"--interval": pause_s, "--count": count}, {"--json": as_json, "--fix": fix, "--quiet": quiet})
     inquiry = Inquiry(**asking)
 
     def judged() -> Report:
         return diagnose.judge(CHECKS, gather(inquiry, limit_s), only, skip)
 
     if watch:
-        ctx.exit(_watch(judged, pause_s, count, strict))
-    report = _at_once(judged)
-    if fix and checking.mend(report, yes):
-        report = _at_once(judged)
-    checking.show(report, quiet, as_json)
-    ctx.exit(checking.exit_code(report, strict))
+        ctx.exit(_watch(judged, PAUSE_S if pause_s is None else pause_s, count, strict))
+    ctx.exit(checking.conclude(lambda: _at_once(judged), strict=strict, as_json=as_json, quiet=quiet, fix=fix, yes=yes))
+
+
+def _watching(watch: bool, its_own: Mapping[str, object], others: Mapping[str, object]) -> None:
+    """Raise UsageError for options that mean nothing with, or without, --watch: those of *others*, or *its_own*."""
+    for option, value in (others if watch else its_own).items():
+        if watch and value:
+            raise UsageError(f"{option} means nothing with --watch, which writes one line", "", "leave one of them out")
+        if not watch and value is not None:
+            raise UsageError(f"{option} means nothing without --watch", "", "add --watch, or leave it out")
 
 
 def gather(inquiry: Inquiry, limit_s: float) -> Facts:
     """Return the facts, all of them within ALL_S seconds; those that take longer are errors."""
     end = time.monotonic() + ALL_S
-    found: dict[str, Any] = diagnose.gather(facts.first_round(inquiry, limit_s), ALL_S - LIST_S)
+    found: dict[str, Any] = diagnose.gather(facts.first_round(inquiry, limit_s), ALL_S - LIST_S, PROGRAM_S)
     patient = dataclasses.replace(inquiry, timeout_s=LIST_S)
-    found.update(diagnose.gather(facts.second_round(patient, found["trial"]), end - time.monotonic()))
+    found.update(diagnose.gather(facts.second_round(patient, found["trial"]), end - time.monotonic(), PROGRAM_S))
     return facts.complete(inquiry, found)
 
 
@@ -108,13 +119,13 @@ def _at_once(judged: Callable[[], Report]) -> Report:
 def _watch(judged: Callable[[], Report], pause_s: float, count: int | None, strict: bool) -> int:
     """Judge again and again, write a line whenever the result is another one; return the exit code of the worst.
 
-    Ends after *count* rounds, or by Ctrl-C.
+    Ends after *count* rounds, by Ctrl-C, or when nobody reads it any more.
     """
     rounds, changes, ends_with, before = 0, 0, 0, ""
     try:
         while count is None or rounds < count:
-            if rounds:
-                time.sleep(pause_s)
+            if rounds and not _pause(pause_s):
+                break
             report = judged()
             now = _in_short(report)
             rounds += 1
@@ -125,8 +136,20 @@ def _watch(judged: Callable[[], Report], pause_s: float, count: int | None, stri
                 click.echo(f"{datetime.now().isoformat(' ', 'seconds')}  {now}")
     except KeyboardInterrupt:
         click.echo("", err=True)
-    click.echo(f"{rounds} checks, {changes} changes", err=True)
+    click.echo(f"{counted(rounds, 'check')}, {counted(changes, 'change')}", err=True)
     return ends_with
+
+
+def _pause(seconds: float) -> bool:
+    """Wait; return whether somebody still reads what is written."""
+    try:
+        written = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file
+        time.sleep(seconds)
+        return True
+    poller = select.poll()
+    poller.register(written, 0)  # hang-ups and errors alone, which are always told
+    return not poller.poll(seconds * 1000)
 
 
 def _in_short(report: Report) -> str:

@@ -11,12 +11,12 @@ from vmfence import diagnose
 from vmfence.cli import checking, config_choice
 from vmfence.cli.output import Progress
 from vmfence.diagnose import Report
-from vmfence.errors import ConfigNotPermitted, VmfenceError
+from vmfence.errors import VmfenceError
 from vmfence.host import facts
 from vmfence.host.checks import CHECKS
 from vmfence.host.facts import Facts
 
-ALL_S, FIRST_S = 9.0, 2.0
+ALL_S, FIRST_S, PROGRAM_S = 9.0, 3.5, 3.0
 
 
 @click.command()
@@ -39,44 +39,38 @@ def check(
     """Judge whether fencing would work on this host: findings with evidence and remedy.
 
     Reads configuration, keys, firewall, network and libvirt, asks the daemon, and sends it a request as a guest does;
-    changes nothing without --fix and fences nobody. Run it as root. Exit code 1: an error was found; 3: no error, but
-    this user may not read the configuration.
+    changes nothing without --fix and fences nobody. Run it as root. Exit code 1: an error was found; else 3: this user
+    may not see all; else 4: not all could be judged.
     """
     if code is not None:
         checking.explain(CHECKS, code)
         return
-    checking.known(CHECKS, *only, *skip)
-    config = _named(config)
-    found = gather(config)
-    report = diagnose.judge(CHECKS, found, only, skip)
-    if fix and checking.mend(report, yes):
-        found = gather(config)
-        report = diagnose.judge(CHECKS, found, only, skip)
-    checking.show(report, quiet, as_json)
-    ctx.exit(_exit_code(report, strict, found))
+    checking.known(CHECKS, only, skip)
+    checking.fixing(fix, yes)
+    is_told = False
+
+    def judged() -> Report:
+        nonlocal is_told
+        found, note = gather(config)
+        if note and not is_told:
+            click.echo(note, err=True)
+            is_told = True
+        return diagnose.judge(CHECKS, found, only, skip)
+
+    ctx.exit(checking.conclude(judged, strict=strict, as_json=as_json, quiet=quiet, fix=fix, yes=yes))
 
 
-def _named(config: str | None) -> str | None:
-    """Return the configuration to judge, told where it is not the usual one; None: why there is none is a finding."""
-    try:
-        return config_choice.find(config)
-    except VmfenceError:
-        return None
+def gather(config: str | None) -> tuple[Facts, str]:
+    """Return the facts, all of them within ALL_S seconds; those that take longer are errors.
 
-
-def gather(config: str | None) -> Facts:
-    """Return the facts, all of them within ALL_S seconds; those that take longer are errors."""
+    Also a note on where the configuration was found, "" where it is the usual one.
+    """
     end = time.monotonic() + ALL_S
     with Progress() as progress:
         progress.show("looking at this host and asking its daemon")
-        found: dict[str, Any] = diagnose.gather(facts.load(config), FIRST_S)
-        found.update(diagnose.gather(facts.everything(found["settings"]), end - time.monotonic()))
-    return facts.complete(config, found)
-
-
-def _exit_code(report: Report, strict: bool, found: Facts) -> int:
-    """Return that of all checks; what could not be looked at for lack of rights is not taken for well."""
-    ends_with = checking.exit_code(report, strict)
-    if not ends_with and isinstance(found.settings, ConfigNotPermitted):
-        return ConfigNotPermitted.exit_code
-    return ends_with
+        found: dict[str, Any] = diagnose.gather(facts.load(config), FIRST_S, PROGRAM_S)
+        left_s = end - time.monotonic()
+        found.update(diagnose.gather(facts.everything(found["settings"]), left_s, PROGRAM_S))
+    place = found["place"]
+    is_found = not isinstance(place, VmfenceError)
+    return facts.complete(place.path if is_found else config, found), config_choice.note(place) if is_found else ""

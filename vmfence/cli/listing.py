@@ -14,8 +14,8 @@ from vmfence.cli import config_choice
 from vmfence.cli.output import Progress, printable, table
 from vmfence.config import settings
 from vmfence.config.settings import ListenerSettings, SerialSettings, Settings
-from vmfence.errors import ConfigError, Unreachable, VmfenceError
-from vmfence.host import choice, pool_facts, pool_list, pool_report
+from vmfence.errors import ConfigError, ConfigErrors, Unreachable, VmfenceError
+from vmfence.host import choice, config_search, pool_facts, pool_list, pool_report
 from vmfence.host.backends.inventory import GuestFacts, Inventory, candidate_uris, survey
 from vmfence.host.pool_list import Row
 from vmfence.host.pool_report import PoolReport
@@ -41,24 +41,26 @@ def list_guests(config: str | None, uris: tuple[str, ...], as_json: bool) -> Non
 
     Asks libvirt itself, not the daemon. Without a configuration it looks wherever guests usually are, users' sessions
     included. In a pool (backend cpg) the daemon is asked as well, for the guests of the other hosts, and which host has
-    each. Exit code 4: some libvirt or daemon that should answer does not, so the list is incomplete.
+    each. Exit code 4: some libvirt or daemon that should answer does not, so the list is incomplete. With a faulty
+    configuration the libvirt that the running daemon asks counts; who may fence is not known then, and the exit code 1.
     """
-    configured = _configuration(config)
-    named = uris or (configured.backend.uris if configured else ())
+    configured, fault = _configuration(config)
+    named = uris or (configured.backend.uris if configured else _uris_of_daemon(fault))
     found, silent = _ask(named or candidate_uris())
     pool, trouble = (None, None) if uris or configured is None else _pool(configured)
     rows = pool_list.rows(found, pool)
     if as_json:
         click.echo(json.dumps([_record(row, configured) for row in rows], indent=2))
     else:
-        table(_POOL_HEAD if pool else _HEAD, [_cells(row, configured, bool(pool)) for row in rows])
+        unknown = "no configuration" if fault is None else "not known"
+        table(_POOL_HEAD if pool else _HEAD, [_cells(row, configured, bool(pool), unknown) for row in rows])
     if found and not rows:
         _hint(named)
     if configured is not None and not silent and trouble is None:
         elsewhere = pool.facts() if pool else ()
         for doubt in (*(pool_list.doubts(pool) if pool else ()), *choice.unknown_targets(configured, found, elsewhere)):
             click.echo(printable(f"warning: {doubt}"), err=True)
-    _tell_silent(silent, bool(named or not found), trouble)
+    _tell_silent(silent, bool(named or not found), fault or trouble)
 
 
 def _tell_silent(silent: Sequence[Unreachable], is_wanted: bool, trouble: VmfenceError | None) -> None:
@@ -85,13 +87,25 @@ def _pool(configured: Settings) -> tuple[PoolReport | None, VmfenceError | None]
     return report, None
 
 
-def _configuration(path: str | None) -> Settings | None:
-    """Return the configuration, None when there is none.  Raises ConfigError, ConfigErrors for a faulty one."""
+def _configuration(path: str | None) -> tuple[Settings | None, VmfenceError | None]:
+    """Return the configuration, None when there is none, and why one that is there cannot be used."""
     try:
         found = config_choice.find(path)
     except ConfigError:
-        return None
-    return settings.load(found)
+        return None, None
+    try:
+        return settings.load(found), None
+    except (ConfigError, ConfigErrors) as fault:
+        if not config_search.paths_of(fault):
+            raise
+        return None, fault
+
+
+def _uris_of_daemon(fault: VmfenceError | None) -> tuple[str, ...]:
+    """Return where the daemon has its guests that may run with the configuration as it was before its *fault*."""
+    if fault is None:
+        return ()
+    return config_search.daemon_uris(config_search.control_socket(config_search.paths_of(fault))[0])
 
 
 def _hint(named: Sequence[str]) -> None:
@@ -129,12 +143,12 @@ def _record(row: Row, configured: Settings | None) -> dict[str, object]:
     }
 
 
-def _cells(row: Row, configured: Settings | None, is_pool: bool) -> tuple[str, ...]:
+def _cells(row: Row, configured: Settings | None, is_pool: bool, unknown: str) -> tuple[str, ...]:
     guest = row.guest
     links = [*guest.bridges, *(f"{name} (macvtap)" for name in guest.direct)]
     links += [f"{name} (unknown network)" for name in guest.unresolved]
     shown = ", ".join(links) or "none" if row.uri is not None else "not seen from here"
-    access = _access(guest, configured) or "no configuration"
+    access = _access(guest, configured) or unknown
     places = (row.places,) if is_pool else ()
     return guest.name, guest.uuid, row.state, *places, shown, access
 

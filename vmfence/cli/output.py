@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from types import TracebackType
@@ -23,6 +24,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*lines)]
     for line in lines:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+
+
+def is_dumb() -> bool:
+    """Whether the terminal shows text and nothing else: no colours, and no line is written over."""
+    return os.environ.get("TERM") == "dumb"
 
 
 class Output:
@@ -55,7 +61,7 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = sys.stderr.isatty() and not is_dumb()
 
     def __enter__(self) -> Progress:
         return self

@@ -41,7 +41,7 @@ def count(
     assert action in (Action.LIST, Action.STATUS, Action.MONITOR), "a census never acts"
     number, group = multicast.family_of(family, address)
     request = Request(action, target.encode("utf-8", "surrogateescape"), seqno=int.from_bytes(os.urandom(4), "little"))
-    waiting = Waiting(key, auth, time.monotonic() + timeout_s, lambda _: None)
+    waiting = Waiting(key, auth, time.monotonic() + timeout_s, lambda _: None, is_census=True)
     try:
         first = multicast.ask(request, group, number, port, key, hash_type, _RETRANS_S, waiting)
         return _others(first, waiting, settle_s)

@@ -69,7 +69,8 @@ def ask(
     raise waiting.no_answer(
         "no host answered" if sent else "no host could be asked: nothing could be sent",
         "on the host, see that the daemon runs on the bridge of this guest, has the same key, takes hash "
-        f"{hash_type}, and UDP {port} is open; on this machine, that TCP {request.port} is open for the call-back",
+        f"{hash_type}, and UDP {port} is open, TCP {request.port} on the way out too; on this machine, that TCP "
+        f"{request.port} is open for the call-back",
     )
 
 

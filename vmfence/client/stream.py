@@ -1,4 +1,4 @@
-"""Conversations over connected sockets: several at once, the first that ends with a result wins.
+"""Conversations over connected sockets: several at once, until one host has proven the key and begins what we want.
 
 Light module (loaded by the fence agent: standard library only).  A stranger who connects to our call-back port, says
 nothing, or fails our challenge costs that connection, never the request, and hides nothing that a host has told.
@@ -93,6 +93,10 @@ class Conversation:
         at_challenge = stage in (ClientStage.RESPONSE, ClientStage.CHALLENGE)
         return NotAccepted(what, reason, remedy, at_challenge=at_challenge)
 
+    def is_entrusted(self) -> bool:
+        """Whether the peer has proven that it knows the key, and has our answer: it may act now."""
+        return self._exchange.proven and self._exchange.stage in (ClientStage.CODE, ClientStage.LIST)
+
     def is_proven(self) -> bool:
         """Whether the peer has proven that it knows the key."""
         return self._exchange.proven
@@ -121,10 +125,18 @@ class Conversation:
 
 
 class Waiting:
-    """All conversations of one request; ends at *deadline* (seconds of the monotonic clock)."""
+    """All conversations of one request; ends at *deadline* (seconds of the monotonic clock).
 
-    def __init__(self, key: Key | None, auth: Hash, deadline: float, log: Callable[[str], None]) -> None:
+    Of several hosts that call back one is to act: while it is at work the others get no answer to their challenges,
+    unless *is_census*, for a request that acts on nothing.
+    """
+
+    def __init__(
+        self, key: Key | None, auth: Hash, deadline: float, log: Callable[[str], None], is_census: bool = False
+    ) -> None:
         self._key, self._auth, self.deadline, self.log = key, auth, deadline, log
+        self._is_census = is_census
+        self._entrusted: Conversation | None = None
         self._selector = selectors.DefaultSelector()
         self._conversations: dict[int, Conversation] = {}
         self._listener: socket.socket | None = None
@@ -154,7 +166,8 @@ class Waiting:
         if len(self._conversations) >= CONVERSATIONS_MAX:
             self._make_room()
         self._conversations[sock.fileno()] = conversation
-        self._selector.register(sock, selectors.EVENT_READ, conversation)
+        if self._entrusted is None:
+            self._selector.register(sock, selectors.EVENT_READ, conversation)
         try:
             conversation.begin(request)
         except OSError as error:
@@ -185,7 +198,7 @@ class Waiting:
 
         *what* is the error, and *remedy* its remedy, when no host was heard.
         """
-        for conversation in self._conversations.values():
+        for conversation in [self._entrusted] if self._entrusted else self._conversations.values():
             is_heard = conversation.has_spoken or self._listener is not None
             silent = f"{conversation.peer} answered and then fell silent" if is_heard else what
             self._keep(conversation, conversation.silent(silent))
@@ -195,10 +208,13 @@ class Waiting:
         if conversation is None:
             self._accept()
             return None
-        if conversation not in self._conversations.values():
-            return None  # dropped since we looked, to make room
+        if not self._is_heard(conversation):
+            return None  # since we looked, dropped to make room or put off
         try:
-            return conversation.receive()
+            answer = conversation.receive()
+            if answer is None and self._entrusted is None and not self._is_census and conversation.is_entrusted():
+                self._entrust(conversation)
+            return answer
         except socket.timeout:  # an OSError of its own before Python 3.10
             return None
         except OSError as error:
@@ -219,16 +235,31 @@ class Waiting:
 
     def _make_room(self) -> None:
         """Drop the oldest stranger; a host that has proven the key only if there is none."""
-        conversations = list(self._conversations.values())
+        conversations = [each for each in self._conversations.values() if each is not self._entrusted]
         oldest = next((each for each in conversations if not each.is_proven()), conversations[0])
         self._drop(oldest, NoAnswer("too many connections at our call-back port"))
 
     def _drop(self, conversation: Conversation, why: VmfenceError) -> None:
         self.log(str(why))
-        self._selector.unregister(conversation.sock)
+        if self._is_heard(conversation):
+            self._selector.unregister(conversation.sock)
         self._conversations.pop(conversation.sock.fileno())
         conversation.sock.close()
         self._keep(conversation, why)
+        if conversation is self._entrusted:
+            self._entrusted = None
+            for each in self._conversations.values():
+                self._selector.register(each.sock, selectors.EVENT_READ, each)
+
+    def _is_heard(self, conversation: Conversation) -> bool:
+        return conversation in self._conversations.values() and self._entrusted in (None, conversation)
+
+    def _entrust(self, conversation: Conversation) -> None:
+        """Hear no other host while the one of *conversation* is at work: what they would do, it does."""
+        self._entrusted = conversation
+        for each in self._conversations.values():
+            if each is not conversation:
+                self._selector.unregister(each.sock)
 
     def _keep(self, conversation: Conversation, end: VmfenceError) -> None:
         """Let *end* be the failure of the request if it tells more than that so far."""

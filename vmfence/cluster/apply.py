@@ -14,9 +14,10 @@ from vmfence import proc
 from vmfence.cluster.cib import Cib
 from vmfence.cluster.device import Plan, Step, compare
 from vmfence.cluster.pacemaker import Pacemaker
-from vmfence.cluster.pcs import Pcs, Run, command_line
+from vmfence.cluster.pcs import Pcs, Run
 from vmfence.cluster.properties import effective
 from vmfence.errors import DeadlineExceeded, VmfenceError
+from vmfence.findings import command_line
 
 POLL_S = 0.5
 _AT_REST_S = 3.0  # at rest nothing is to come; crm_mon may be a moment behind

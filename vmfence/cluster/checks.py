@@ -1,4 +1,8 @@
-"""All checks of the cluster, in the order in which they are shown: first what could be read."""
+"""All checks of the cluster, in the order in which they are shown: a cause before what follows from it.
+
+First what could be read; then what is configured, the way to the hosts, what they show, who is covered; last what the
+cluster has made of it.  So the first error is the one to mend first.
+"""
 
 from __future__ import annotations
 
@@ -94,8 +98,10 @@ CHECKS: tuple[Check, ...] = (
     *checks_properties.CHECKS,
     *checks_devices.CHECKS,
     *checks_options.CHECKS,
-    *checks_nodes.CHECKS,
-    *checks_guests.CHECKS,
     *checks_hosts.CHECKS,
+    *checks_guests.CHECKS,
+    *checks_nodes.CHECKS,
     *checks_timing.CHECKS,
+    *checks_devices.RUNNING,
+    *checks_nodes.STATE,
 )

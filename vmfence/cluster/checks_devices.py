@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from vmfence.cluster import properties
 from vmfence.cluster.checks_properties import CLUSTER
 from vmfence.cluster.facts import AGENT_FOLDER, Facts
-from vmfence.cluster.pcs import command_line
 from vmfence.cluster.rivals import WATCHDOG
 from vmfence.errors import VmfenceError
-from vmfence.findings import ERROR, WARNING, Check, Fault
+from vmfence.findings import ERROR, WARNING, Check, Fault, command_line
 
 OURS = "fence_vmfence"
 _UNFENCING = ("fence_scsi", "fence_mpath")
@@ -96,7 +95,13 @@ def _agent_broken(facts: Facts) -> Iterator[Fault]:
             yield Fault(ERROR, agent.name, message, f"mode {agent.mode:04o}", remedy, ("chmod", "0755", path))
         elif isinstance(agent.metadata, VmfenceError):
             message = "the agent gives no valid metadata, so Pacemaker does not know what it can do"
-            yield Fault(ERROR, agent.name, message, str(agent.metadata), f"see what it says: {path} -o metadata")
+            yield Fault(
+                ERROR,
+                agent.name,
+                message,
+                str(agent.metadata),
+                f"see what it says: {command_line([path, '-o', 'metadata'])}",
+            )
         elif "reboot" not in agent.metadata.actions:
             message = "its metadata has no reboot: Pacemaker sends off instead, and the guest stays off"
             yield Fault(WARNING, agent.name, message, f"actions: {', '.join(agent.metadata.actions)}")
@@ -235,6 +240,8 @@ CHECKS = (
         _callback_port,
         _CIB,
     ),
+)
+RUNNING = (
     Check(
         "cluster-device-failed",
         "no device has failed",

@@ -169,6 +169,15 @@ def listed(names: list[str]) -> str:
 _BOTH = ("cib", "version")
 CHECKS = (
     Check(
+        "cluster-port-is-node",
+        "no guest in a host map is named like another node",
+        """Pacemaker takes the guests in pcmk_host_map for names of nodes, too. A device with n1:n2 claims node n2 as
+        well, unless its map names n2 itself, and fences the guest n2 for it, which is node n1. Use the guest's UUID
+        there: add-device does.""",
+        _port_is_node,
+        _BOTH,
+    ),
+    Check(
         "cluster-guest-missing",
         "every mapped guest is there",
         """The host does not show the guest that stands for the node, or the one named like a node that a device claims
@@ -186,13 +195,6 @@ CHECKS = (
         (*_BOTH, "answering"),
     ),
     Check(
-        "cluster-guest-twice",
-        "no two nodes are mapped to one guest",
-        """Fencing one node would stop another one, and leave the lost one running.""",
-        _guest_twice,
-        _BOTH,
-    ),
-    Check(
         "cluster-guests-differ",
         "all devices of a node lead to the same guest",
         """A node is one machine. When its devices lead to different guests, at least one of them would stop a guest
@@ -202,12 +204,10 @@ CHECKS = (
         (*_BOTH, "answering"),
     ),
     Check(
-        "cluster-port-is-node",
-        "no guest in a host map is named like another node",
-        """Pacemaker takes the guests in pcmk_host_map for names of nodes, too. A device with n1:n2 claims node n2 as
-        well, unless its map names n2 itself, and fences the guest n2 for it, which is node n1. Use the guest's UUID
-        there: add-device does.""",
-        _port_is_node,
+        "cluster-guest-twice",
+        "no two nodes are mapped to one guest",
+        """Fencing one node would stop another one, and leave the lost one running.""",
+        _guest_twice,
         _BOTH,
     ),
     Check(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vmfence.cluster.facts import Facts, HostFacts
-from vmfence.cluster.pcs import command_line
-from vmfence.errors import AuthenticationError, KeyFileError, UsageError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
+from vmfence.errors import AuthenticationError, KeyExposed, KeyFileError, UsageError
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, command_line
+from vmfence.guest.agreement import APART, Agreement, agreement, empty, shown
 
 _COPY_IT = "copy it from the host to this node, owned by root, mode 0600"
 _LOOK = "on the host, see what its daemon does: vmfence host status"
@@ -22,34 +22,27 @@ def _key_missing(facts: Facts) -> Iterator[Fault]:
 
 def _key_open(facts: Facts) -> Iterator[Fault]:
     for key in facts.keys:
-        mode = key.mode or 0
-        if mode & 0o007:
-            who, severity = "everybody on this node can read the key, and fence any guest", ERROR
-        elif mode & 0o070:
-            who, severity = "the key's group can read it, and fence any guest", WARNING
-        else:
-            continue
-        remedy = ("chmod", "0600", key.path)
-        yield Fault(severity, key.path, who, f"mode {mode:04o}", command_line(remedy), remedy)
+        if isinstance(key.error, KeyExposed):
+            message = "everybody on this node can read the key, and fence any guest"
+            yield Fault(ERROR, key.path, message, key.error.why, key.error.remedy, key.error.closing or None)
+        for one in key.weaknesses:
+            if isinstance(one, KeyExposed):
+                message = f"{one.what}, and so fence any guest"
+                yield Fault(WARNING, key.path, message, one.why, one.remedy, one.closing or None)
 
 
 def _key_unusable(facts: Facts) -> Iterator[Fault]:
     for key in facts.keys:
-        if key.error is not None and key.mode is not None and not key.mode & 0o007:
-            yield Fault(
-                ERROR,
-                key.path,
-                "the key cannot be used",
-                f"{key.error.what}: {key.error.why}",
-                key.error.remedy or _COPY_IT,
-            )
+        if key.error is not None and key.mode is not None and not isinstance(key.error, KeyExposed):
+            seen = f"{key.error.what}: {key.error.why}"
+            yield Fault(ERROR, key.path, "the key cannot be used", seen, key.error.remedy or _COPY_IT)
 
 
 def _key_weak(facts: Facts) -> Iterator[Fault]:
     for key in facts.keys:
-        for weakness in key.weaknesses:
-            if not weakness.remedy.startswith("chmod"):  # told as open
-                yield Fault(WARNING, key.path, weakness.what, weakness.why or _users(key.devices), weakness.remedy)
+        for one in key.weaknesses:
+            if not isinstance(one, KeyExposed):  # told as open
+                yield Fault(WARNING, key.path, one.what, one.why or _users(key.devices), one.remedy)
 
 
 def _refused(facts: Facts) -> Iterator[Fault]:
@@ -84,19 +77,17 @@ def _several(facts: Facts) -> Iterator[Fault]:
     for host in facts.hosts:
         if len(host.answers) < 2:
             continue
-        seen = ", ".join(f"{answer.peer} shows {len(answer.guests)} guests" for answer in host.answers)
-        views = {frozenset(guest.uuid for guest in answer.guests) for answer in host.answers}
-        if len(views) == 1:
+        seen, how = shown(host.answers), agreement(host.answers, host.asked, host.speakers)
+        if how is Agreement.SAME:
             message = "several addresses answer with the same guests: a pool of hosts, or one host with two addresses"
             yield Fault(NOTE, _subject(host), message, seen)
-        elif len(host.speakers) > 1:
+        elif how is Agreement.RIVALS:
             message = "several hosts answer, and the fastest one wins: one without the guest fails, or says it is off"
             seen += f"; about guest {host.asked} spoke {', '.join(host.speakers)}"
-            remedy = (
-                "one multicast address for each host (multicast_address of host and device), or on each host "
-                'unknown_guest = "ignore"'
-            )
-            yield Fault(ERROR, _subject(host), message, seen, remedy)
+            yield Fault(ERROR, _subject(host), message, seen, APART)
+        elif how is Agreement.UNKNOWN:
+            message = "several hosts answer with different guests, and it was not seen whether each speaks for its own"
+            yield Fault(WARNING, _subject(host), message, seen, f"run the check again; {APART}")
         else:
             message = "several hosts answer to a list, and only the one that has a guest speaks for it"
             yield Fault(NOTE, _subject(host), message, seen)
@@ -104,12 +95,13 @@ def _several(facts: Facts) -> Iterator[Fault]:
 
 def _empty(facts: Facts) -> Iterator[Fault]:
     for host in facts.hosts:
-        for answer in host.answers:
-            if not answer.guests:
-                message = "the host answers and shows no guest: its access rules, or another libvirt URI"
-                yield Fault(
-                    ERROR, _subject(host), message, f"{answer.peer}: 0 guests", "on the host: vmfence host list"
-                )
+        found, has_others = empty(host.answers)
+        for answer in found:
+            message = "the host answers and shows no guest: its access rules, or another libvirt URI"
+            if has_others:
+                message = "one of the hosts shows no guest, while another does"
+            severity, seen = NOTE if has_others else ERROR, f"{answer.peer}: 0 guests"
+            yield Fault(severity, _subject(host), message, seen, "on the host: vmfence host list")
 
 
 def _subject(host: HostFacts) -> str:
@@ -140,9 +132,10 @@ CHECKS = (
     ),
     Check(
         "cluster-key-open",
-        "keys are readable by root alone",
+        "keys are for root alone",
         """Who can read the key can switch off every guest of the host that the access rules leave open. Agent and host
-        refuse a key that everybody may read.""",
+        refuse a key that everybody may read. One that its group may read is used: of the group root nothing is said, of
+        another one a warning, because who is in it decides. Host and guest check judge by the same rule.""",
         _key_open,
         ("keys",),
     ),
@@ -201,7 +194,7 @@ CHECKS = (
         "cluster-host-empty",
         "every host shows guests",
         """A host that answers and shows no guest has access rules that leave this node out, or looks at a libvirt that
-        has no guests (a session instead of the system).""",
+        has no guests (a session instead of the system). Of several hosts one may have none for this cluster.""",
         _empty,
         ("answering",),
     ),

@@ -10,10 +10,9 @@ from vmfence.cluster.checks_guests import guest_state, listed
 from vmfence.cluster.checks_properties import CLUSTER
 from vmfence.cluster.facts import Facts
 from vmfence.cluster.fencer import FAILED, PENDING, SUCCESS, FencingEvent
-from vmfence.cluster.pcs import command_line
 from vmfence.cluster.remedies import map_to_fill_in
 from vmfence.errors import VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, command_line
 
 OLD_PROOF_DAYS = 365
 _DAY_S = 86400.0
@@ -112,7 +111,7 @@ def _unclean(facts: Facts) -> Iterator[Fault]:
     for node in facts.status.nodes:
         if node.is_unclean:
             message = "the cluster has lost this node and has not fenced it: everything waits for that"
-            remedy = f"see why it fails: vmfence cluster history {node.name}"
+            remedy = f"see why it fails: {command_line(['vmfence', 'cluster', 'history', node.name])}"
             yield Fault(ERROR, node.name, message, "UNCLEAN in crm_mon", remedy)
 
 
@@ -202,6 +201,14 @@ def _age(seconds: float) -> str:
 _BOTH = ("cib", "version")
 CHECKS = (
     Check(
+        "cluster-level-invalid",
+        "fencing levels name devices and nodes that exist",
+        """All devices of a level must succeed. A level with a device that is gone or disabled always fails; before 3.0
+        an index beyond 9 was accepted and then ignored.""",
+        _level,
+        ("cib",),
+    ),
+    Check(
         "cluster-node-not-covered",
         "every node is named by a device",
         """A node that no device fences cannot be recovered: the cluster waits until somebody confirms by hand that it
@@ -226,20 +233,14 @@ CHECKS = (
         _BOTH,
     ),
     Check(
-        "cluster-level-invalid",
-        "fencing levels name devices and nodes that exist",
-        """All devices of a level must succeed. A level with a device that is gone or disabled always fails; before 3.0
-        an index beyond 9 was accepted and then ignored.""",
-        _level,
-        ("cib",),
-    ),
-    Check(
         "cluster-no-quorum",
         "the cluster has quorum",
         """Without quorum a part of the cluster neither fences nor starts resources.""",
         _no_quorum,
         ("status",),
     ),
+)
+STATE = (
     Check(
         "cluster-node-unclean",
         "no node waits to be fenced",

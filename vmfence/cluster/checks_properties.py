@@ -11,10 +11,9 @@ from vmfence.cluster import properties
 from vmfence.cluster.durations import parse_duration
 from vmfence.cluster.facts import Facts
 from vmfence.cluster.hostmap import parse_delay_map
-from vmfence.cluster.pcs import command_line
 from vmfence.cluster.properties import Property
 from vmfence.errors import VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked, NotReached
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked, NotReached, command_line
 
 CLUSTER = "cluster"
 _CONCURRENT_SINCE, _POWEROFF_UNTIL, _FENCE_SINCE = (3, 0, 0), (3, 0, 0), (2, 1, 9)

@@ -14,10 +14,9 @@ from vmfence.cluster.cib import Device
 from vmfence.cluster.durations import parse_duration
 from vmfence.cluster.facts import VIRT_AGENTS, Facts
 from vmfence.cluster.hostmap import parse_delay_map
-from vmfence.cluster.pcs import command_line
 from vmfence.cluster.remedies import update
 from vmfence.errors import VmfenceError
-from vmfence.findings import ERROR, WARNING, Check, Fault
+from vmfence.findings import ERROR, WARNING, Check, Fault, command_line
 
 MONITOR_DEFAULT_S = 20.0
 _UNITS_SINCE, _PREFIX_SINCE, _PREFIX_UNTIL = (2, 1, 8), (2, 1, 2), (3, 0, 2)
@@ -127,7 +126,11 @@ def _invalid(facts: Facts) -> Iterator[Fault]:
 
 
 def _time(facts: Facts, device: str, name: str, text: str) -> Iterator[Fault]:
-    remedy = update(device, **{name: "60s"}) if " " not in name else f"see it with: pcs stonith config {device}"
+    remedy = (
+        update(device, **{name: "60s"})
+        if " " not in name
+        else f"see it with: {command_line(['pcs', 'stonith', 'config', device])}"
+    )
     try:
         parse_duration(text)
     except VmfenceError as error:

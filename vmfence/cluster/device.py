@@ -17,6 +17,7 @@ from vmfence.cluster.matching import Pair, is_same
 from vmfence.cluster.pcs import Argv, Pcs
 from vmfence.cluster.properties import effective, is_true, seconds, writable_name
 from vmfence.errors import UsageError, VmfenceError
+from vmfence.findings import command_line
 from vmfence.protocol.reply import Record
 from vmfence.protocol.request import DOMAIN_BYTES_MAX
 
@@ -213,7 +214,7 @@ def _warnings(cib: Cib, version: Version, existing: Device | None) -> Iterable[s
         name = effective(cib, version, "stonith-enabled").spelled_name
         yield f"fencing is disabled in this cluster: enable it with: vmfence cluster properties set {name}=true"
     if existing is not None and existing.is_disabled:
-        yield f"the device is disabled: enable it with: pcs stonith enable {existing.id}"
+        yield f"the device is disabled: enable it with: {command_line(['pcs', 'stonith', 'enable', existing.id])}"
 
 
 def _means_same(name: str, one: str, other: str, version: Version) -> bool:

@@ -10,10 +10,10 @@ import stat
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Callable
 
-from vmfence import keyfile
+from vmfence import keyfile, together
 from vmfence.cluster import corosync, inquiry, machine, proofs
 from vmfence.cluster.cib import Cib, Device
 from vmfence.cluster.corosync import QuorumSettings
@@ -24,8 +24,8 @@ from vmfence.cluster.pcs import Pcs
 from vmfence.cluster.proofs import Proof
 from vmfence.cluster.shown import Shown
 from vmfence.cluster.status import Status
-from vmfence.errors import AuthenticationError, KeyFileError, VmfenceError
-from vmfence.findings import NotAsked
+from vmfence.errors import AuthenticationError, KeyFileError, KeyNotPermitted, NotPermitted, VmfenceError
+from vmfence.findings import NotAsked, NotReached, is_forbidden
 from vmfence.guest import answers
 from vmfence.guest.answers import HostAnswer
 from vmfence.guest.guests import Inquiry
@@ -35,7 +35,10 @@ VIRT_AGENTS = inquiry.AGENTS
 AGENT_FOLDER = "/usr/sbin"
 SBD_FILES = ("/etc/sysconfig/sbd", "/etc/default/sbd")
 HOST_TIMEOUT_S = 3.0
+SPEAK_S, _LATE_S = 1.5, 0.5
 Gatherers = dict[str, Callable[[], Any]]
+# What Pacemaker tells besides its configuration.
+_OF_CLUSTER = ("version", "node", "status", "history")
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,10 @@ def second_round(pacemaker: Pacemaker, cib: Cib | VmfenceError) -> Gatherers:
     if isinstance(cib, VmfenceError) or pacemaker.cib_file is not None:
         unknown = isinstance(cib, VmfenceError)
         why = "the configuration could not be read" if unknown else "a file is judged, not the running cluster"
-        return {name: _raiser(NotAsked(why)) for name in ("agents", "fencer", "keys", "hosts", "pcs")}
+        left_out: VmfenceError = NotReached(why) if unknown else NotAsked(why)
+        if isinstance(cib, VmfenceError) and is_forbidden(cib):
+            left_out = cib
+        return {name: _raiser(left_out) for name in ("agents", "fencer", "keys", "hosts", "pcs")}
     devices = [device for device in cib.devices if device.agent in VIRT_AGENTS]
     return {
         "agents": lambda: load_agents(pacemaker, {device.agent for device in cib.devices}),
@@ -181,8 +187,13 @@ def second_round(pacemaker: Pacemaker, cib: Cib | VmfenceError) -> Gatherers:
 
 
 def complete(gathered: Mapping[str, Any]) -> Facts:
-    """Return the facts made of what both rounds have *gathered*."""
-    return Facts(**gathered, now=time.time())
+    """Return the facts made of what both rounds have *gathered*; a cluster that cannot be read is one error."""
+    cib, found = gathered["cib"], dict(gathered)
+    if isinstance(cib, VmfenceError) and not is_forbidden(cib):
+        for name in _OF_CLUSTER:
+            if isinstance(found[name], VmfenceError) and not isinstance(found[name], NotAsked):
+                found[name] = NotReached("the cluster cannot be read")
+    return Facts(**found, now=time.time())
 
 
 def load_agents(pacemaker: Pacemaker, names: Iterable[str]) -> dict[str, AgentFacts]:
@@ -201,7 +212,10 @@ def _agent(pacemaker: Pacemaker, name: str, is_installed: bool) -> AgentFacts:
 
 
 def load_keys(devices: Iterable[Device]) -> tuple[KeyFacts, ...]:
-    """Return the judgement of each key file that *devices* use; those that work without a key use none."""
+    """Return the judgement of each key file that *devices* use; those that work without a key use none.
+
+    Raises KeyNotPermitted for one that this user may not read, or of which he may not see whether it is there.
+    """
     users: dict[str, list[str]] = {}
     for device in devices:
         try:
@@ -216,12 +230,17 @@ def load_keys(devices: Iterable[Device]) -> tuple[KeyFacts, ...]:
 def _key(path: str, devices: tuple[str, ...]) -> KeyFacts:
     try:
         return KeyFacts(path, devices, None, tuple(keyfile.judge(path)), _mode(path))
+    except KeyNotPermitted:
+        raise
     except KeyFileError as error:
         return KeyFacts(path, devices, error, (), _mode(path))
 
 
 def ask_hosts(devices: Iterable[Device], timeout_s: float = HOST_TIMEOUT_S) -> tuple[HostFacts, ...]:
-    """Return what the hosts of *devices* answer; devices that ask in the same way are asked once."""
+    """Return what the hosts of *devices* answer, all asked at the same time; who asks in the same way is asked once.
+
+    Raises NotPermitted when this user may not read a key.
+    """
     found: list[HostFacts] = []
     users: dict[Inquiry, list[Device]] = {}
     for device in devices:
@@ -231,19 +250,34 @@ def ask_hosts(devices: Iterable[Device], timeout_s: float = HOST_TIMEOUT_S) -> t
             found.append(HostFacts((device.id,), error=error))
         else:
             users.setdefault(question, []).append(device)
-    return (*found, *(_host(question, users[question]) for question in users))
+    heard = _at_once({question: partial(answers.list_hosts, question) for question in users}, timeout_s)
+    for one in heard.values():
+        if isinstance(one, KeyNotPermitted):
+            raise NotPermitted("no host was asked: this user may not read the key", one.what, one.remedy)
+    hosts = {question: _host(question, users[question], heard[question]) for question in users}
+    asked = {
+        question: partial(answers.speakers, replace(question, timeout_s=SPEAK_S), one.asked)
+        for question, one in hosts.items()
+        if one.asked
+    }
+    for question, spoke in _at_once(asked, SPEAK_S).items():
+        known = {"asked": ""} if isinstance(spoke, VmfenceError) else {"speakers": spoke}
+        hosts[question] = replace(hosts[question], **known)
+    return (*found, *hosts.values())
 
 
-def _host(question: Inquiry, devices: list[Device]) -> HostFacts:
+def _at_once(calls: Mapping[Inquiry, Callable[[], Any]], timeout_s: float) -> dict[Inquiry, Any]:
+    """Return what each of *calls* returned, or its error, after *timeout_s* and a little."""
+    told = together.call({str(number): one for number, one in enumerate(calls.values())}, timeout_s + _LATE_S)
+    return dict(zip(calls, told.values()))
+
+
+def _host(question: Inquiry, devices: list[Device], found: Any) -> HostFacts:
     ids = tuple(device.id for device in devices)
-    try:
-        found = answers.list_hosts(question)
-        if len(found) < 2:
-            return HostFacts(ids, question, found)
-        guest = next((record.name or record.uuid for answer in found for record in answer.guests), "")
-        return HostFacts(ids, question, found, None, guest, answers.speakers(question, guest) if guest else ())
-    except VmfenceError as error:
-        return HostFacts(ids, question, error=error)
+    if isinstance(found, VmfenceError):
+        return HostFacts(ids, question, error=found)
+    names = (record.name or record.uuid for answer in found for record in answer.guests)
+    return HostFacts(ids, question, found, None, next(names, "") if len(found) > 1 else "")
 
 
 def watchdog_timeout(paths: Iterable[str] = SBD_FILES) -> float | None:

@@ -7,6 +7,7 @@ and guest have each other alone: two candidates are a fault, never a guess.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable
@@ -101,7 +102,7 @@ def stopped(pairs: Sequence[Pair], guests: Sequence[Record], online: Collection[
         if pair.guest.state in NOT_RUNNING and any(is_same(pair.node, name) for name in online):
             what = f"node {pair.node!r} is online, and guest {pair.guest.name!r} ({pair.reason}) is not running"
             why = f"it is another guest; those that run and no node has: {_shown(free)}"
-            remedy = f"say which with --map {pair.node}:GUEST, or --force if the host is wrong"
+            remedy = f"say which with --map {shlex.quote(f'{pair.node}:GUEST')}, or --force if the host is wrong"
             yield VmfenceError(what, why, remedy)
 
 
@@ -139,7 +140,7 @@ class _Matcher:
             if len(found) == 1:
                 self._pairs[node] = Pair(node, found[0], GIVEN, wanted)
             elif found:
-                remedy = f"give the UUID with --map {node}:UUID"
+                remedy = f"give the UUID with --map {shlex.quote(f'{node}:UUID')}"
                 self._faults[node] = VmfenceError(f"the name {wanted!r} fits several guests", _shown(found), remedy)
             else:
                 why = f"it shows {_shown(self._guests)}"
@@ -195,9 +196,9 @@ class _Matcher:
         named = f", which is guest {true.name!r}" if true else ", which no guest shown has"
         what = f"node {own.node!r} is not guest {own.guest.name!r} ({own.reason})"
         why = f"this machine has the UUID {self._me.uuid}{named}; that guest has {own.guest.uuid}"
-        remedy = (
-            f"give --map {own.node}:{true.name}" if true else "compare virsh domuuid on the host with --machine-uuid"
-        )
+        remedy = "compare virsh domuuid on the host with --machine-uuid"
+        if true:
+            remedy = f"give --map {shlex.quote(f'{own.node}:{true.name}')}"
         self._faults[own.node] = VmfenceError(what, why, remedy)
 
 

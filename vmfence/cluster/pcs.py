@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Callable
 
@@ -112,11 +111,6 @@ class Pcs:
         if self.cib_file is None and os.geteuid() != 0:
             return "run it as root: only root and the group haclient may change the cluster"
         return ""
-
-
-def command_line(argv: Sequence[str]) -> str:
-    """Return *argv* as a line to paste into a shell."""
-    return shlex.join(argv)
 
 
 def _pairs(values: Mapping[str, str]) -> list[str]:

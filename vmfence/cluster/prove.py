@@ -16,7 +16,6 @@ from vmfence.cluster import fencer, targets, verdict
 from vmfence.cluster.fencer import FencingEvent
 from vmfence.cluster.fencing import Attempt
 from vmfence.cluster.means import Means, Tell
-from vmfence.cluster.pcs import command_line
 from vmfence.cluster.presence import Presence, condition, is_member
 from vmfence.cluster.proofs import Proof
 from vmfence.cluster.status import Status
@@ -24,6 +23,7 @@ from vmfence.cluster.targets import Aim, Survey
 from vmfence.cluster.votes import Votes
 from vmfence.cluster.watch import Sight
 from vmfence.errors import VmfenceError
+from vmfence.findings import command_line
 
 REBOOT, OFF = "reboot", "off"  # what the cluster does when it is in earnest, and what is seen for sure
 BACK_S = 600.0

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from vmfence.cluster.cib import Device
 from vmfence.cluster.facts import Facts
 from vmfence.cluster.hostmap import format_host_map, parse_host_map
-from vmfence.cluster.pcs import command_line
 from vmfence.errors import VmfenceError
+from vmfence.findings import command_line
 
 GUEST = "GUEST"  # stands where the user knows better than we do
 PAIRS_MAX = 64

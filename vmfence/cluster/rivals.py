@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from vmfence.cluster import properties
 from vmfence.cluster.cib import Cib, Device
 from vmfence.cluster.coverage import Coverage
-from vmfence.cluster.pcs import command_line
 from vmfence.cluster.properties import Version
 from vmfence.errors import VmfenceError
+from vmfence.findings import command_line
 
 WATCHDOG = "watchdog"  # the device that the fencer makes itself
 

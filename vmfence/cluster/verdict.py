@@ -7,8 +7,8 @@ from typing import Any
 
 from vmfence.cluster import fencer
 from vmfence.cluster.fencing import Fencing
-from vmfence.cluster.pcs import command_line
 from vmfence.cluster.watch import Course, Sight
+from vmfence.findings import command_line
 
 _GAP_S = 1.0
 

@@ -21,17 +21,26 @@ class HostAnswer:
     guests: tuple[Record, ...]
 
 
+class NoList(VmfenceError):
+    """Some host answered something else than a list: its address is in *failed*; *lists*: what the others answered."""
+
+    def __init__(self, failed: list[Answer], lists: tuple[HostAnswer, ...]) -> None:
+        self.failed, self.lists = tuple(answer.peer for answer in failed), lists
+        why, remedy = f"it answered {failed[0].code}", "see the daemon's log on the host"
+        super().__init__(f"{failed[0].peer} sent no list", why, remedy)
+
+
 def list_hosts(inquiry: Inquiry) -> tuple[HostAnswer, ...]:
     """Return every host that answers, with its guests, in order of arrival; one, unless by multicast.
 
-    Raises as guests.list_guests(); VmfenceError also when any host answers anything but a list.
+    Raises as guests.list_guests(); NoList also when any host answers anything but a list.
     """
     answers = _ask(inquiry, Action.LIST, "")
-    for answer in answers:
-        if answer.code != Code.LIST:
-            why, remedy = f"it answered {answer.code}", "see the daemon's log on the host"
-            raise VmfenceError(f"{answer.peer} sent no list", why, remedy)
-    return tuple(HostAnswer(answer.peer, tuple(answer.records)) for answer in answers)
+    lists = tuple(HostAnswer(answer.peer, tuple(answer.records)) for answer in answers if answer.code == Code.LIST)
+    failed = [answer for answer in answers if answer.code != Code.LIST]
+    if failed:
+        raise NoList(failed, lists)
+    return lists
 
 
 def speakers(inquiry: Inquiry, guest: str) -> tuple[str, ...]:

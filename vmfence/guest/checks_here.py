@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from vmfence.errors import KeyFileError, VmfenceError
+from vmfence.errors import DeadlineExceeded, KeyExposed, VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked, unread
 from vmfence.guest import progress
 from vmfence.guest.facts import Facts
+from vmfence.packetfilter import lasting
 from vmfence.protocol.auth import Hash
 
 
@@ -16,18 +17,17 @@ def _key(facts: Facts) -> Iterator[Fault]:
     error: object = facts.key
     if isinstance(error, VmfenceError) and not isinstance(error, NotAsked):
         why = "without the key nothing can be asked of a host"
-        yield Fault(ERROR, facts.inquiry.key_file, why, _text(error), error.remedy, _harmless(error))
+        yield Fault(ERROR, facts.inquiry.key_file, why, _text(error), error.remedy, _closing(error))
 
 
 def _weak(facts: Facts) -> Iterator[Fault]:
     for weakness in facts.key.weaknesses:
-        yield Fault(WARNING, facts.inquiry.key_file, weakness.what, weakness.why, weakness.remedy, _harmless(weakness))
+        yield Fault(WARNING, facts.inquiry.key_file, weakness.what, weakness.why, weakness.remedy, _closing(weakness))
 
 
-def _harmless(error: VmfenceError) -> tuple[str, ...] | None:
-    """Return the remedy as a command where it takes rights away from others and does nothing else."""
-    is_safe = isinstance(error, KeyFileError) and error.remedy.startswith("chmod ")
-    return tuple(shlex.split(error.remedy)) if is_safe else None
+def _closing(error: VmfenceError) -> tuple[str, ...] | None:
+    """Return the command without risk that closes the key to others, where that is what it lacks."""
+    return (error.closing or None) if isinstance(error, KeyExposed) else None
 
 
 def _unsigned(facts: Facts) -> Iterator[Fault]:
@@ -69,7 +69,9 @@ def _link(facts: Facts) -> Iterator[Fault]:
     for one in down:
         severity = ERROR if len(down) == len(facts.callable) else NOTE
         message = "the interface is down, so nothing leaves or arrives there"
-        remedy = f"ip link set {one.interface} up; on the host, see virsh domiflist and virsh domif-getlink"
+        remedy = (
+            f"ip link set {shlex.quote(one.interface)} up; on the host, see virsh domiflist and virsh domif-getlink"
+        )
         yield Fault(severity, one.interface, message, f"{one.text}, state {one.state}", remedy)
 
 
@@ -93,7 +95,7 @@ def _firewall(facts: Facts) -> Iterator[Fault]:
             shlex.join(command), command,
         )  # fmt: skip
     for rule in facts.firewall.rules:
-        yield Fault(ERROR, opening, message, "rules of nftables or iptables", rule)
+        yield Fault(ERROR, opening, message, "rules of nftables or iptables", lasting.rules([rule]))
 
 
 def _firewall_later(facts: Facts) -> Iterator[Fault]:
@@ -111,8 +113,12 @@ def _firewall_later(facts: Facts) -> Iterator[Fault]:
 def _firewall_unread(facts: Facts) -> Iterator[Fault]:
     error: object = facts.firewall
     doubts = [_text(error)] if isinstance(error, VmfenceError) else facts.firewall.doubts
-    if not progress.was_called(facts.trial):
-        for doubt in doubts:
+    hung = doubts if isinstance(error, DeadlineExceeded) else getattr(error, "hung", ())
+    for doubt in doubts:
+        if doubt in hung:
+            message = "what shows its rules does not end, so nobody knows what it stops, now or later"
+            yield Fault(WARNING, "firewall", message, doubt, "see why: firewall-cmd --state; nft list ruleset")
+        elif not progress.was_called(facts.trial):
             yield Fault(NOTE, "firewall", "it cannot be seen whether it stops the host's call-back", doubt)
 
 
@@ -133,7 +139,8 @@ CHECKS = (
         "guest-key-weak",
         "the key is a good one",
         "A key that somebody typed, or took from a guide, can be guessed; a short one as well. Whoever knows it can "
-        "fence every guest. vmfence host keygen makes a good one.",
+        "fence every guest. vmfence host keygen makes a good one. A key that another group than root may read is told "
+        "too: who is in it decides whether that is meant.",
         _weak,
         needs=("key",),
     ),

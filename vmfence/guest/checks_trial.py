@@ -5,6 +5,7 @@ One step fails at most: what comes after it cannot be known.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Callable
 
@@ -13,6 +14,7 @@ from vmfence.findings import ERROR, NOTE, Check, Fault, NotAsked
 from vmfence.guest.facts import Facts
 from vmfence.guest.progress import Step, unless_called_back, unless_connected
 from vmfence.guest.trial import Trial
+from vmfence.packetfilter import lasting
 
 ON_HOST = "on the host: vmfence host check"
 
@@ -61,9 +63,11 @@ def _unheard(facts: Facts) -> Iterator[Fault]:
         return
     message = (
         "no host reacted: its daemon does not run or not on this guest's bridge, or its firewall stops "
-        f"UDP {facts.inquiry.port}, or its key is another one, or it demands another hash"
+        f"UDP {facts.inquiry.port}, or TCP {trial.port} on the way out to this guest, or its key is another one, or it "
+        "demands another hash"
     )
-    seen = f"sent from {', '.join(sent)} for {trial.seconds:.0f} s, with hashes up to {trial.hash_name}; "
+    signed = "unsigned" if trial.hash_name == "none" else f"with hashes up to {trial.hash_name}"
+    seen = f"sent from {', '.join(sent)} for {trial.seconds:.0f} s, {signed}; "
     if trial.knocks is None:
         seen += "no call-back came in (whether one was stopped by this machine's firewall only root can see)"
     else:
@@ -76,7 +80,7 @@ def compare(facts: Facts) -> str:
     known: object = facts.key
     if isinstance(known, VmfenceError):
         return ON_HOST
-    return f"{ON_HOST}; compare its key with the one here: sha256 {facts.key.fingerprint}"
+    return f"{ON_HOST}; vmfence host keygen --check there must show the key of here: SHA256 {facts.key.fingerprint}"
 
 
 def _blocked(facts: Facts) -> Iterator[Fault]:
@@ -85,11 +89,31 @@ def _blocked(facts: Facts) -> Iterator[Fault]:
         return
     strict = [one for one in facts.callable if one.rp_filter == 1] if not isinstance(facts.addresses, Exception) else []
     message = "a host calls back and is not let in: this machine's firewall drops the connection"
-    remedy = f"let in TCP {trial.port}: firewall-cmd --permanent --add-port={trial.port}/tcp && firewall-cmd --reload"
+    remedy = _let_in(facts)
     if strict:
         message += ", or its strict reverse path filter does"
-        remedy += f"; or sysctl net.ipv4.conf.{strict[0].interface}.rp_filter=2"
+        remedy += f"; or: {lasting.loosened(strict[0].interface)}"
     yield Fault(ERROR, f"TCP {trial.port}", message, f"{', '.join(trial.knocks)} knocked, nothing arrived", remedy)
+
+
+def _let_in(facts: Facts) -> str:
+    """Return the remedy for a firewall of which no rule is known that stops the call-back."""
+    port, found = facts.trial.port, facts.firewall
+    outside = () if isinstance(facts.addresses, VmfenceError) else facts.callable
+    interface = shlex.quote(outside[0].interface if outside else "INTERFACE")
+    zones = () if isinstance(found, VmfenceError) else tuple(dict.fromkeys(found.zones))
+    if zones:
+        words = [
+            ("firewall-cmd", *kept, f"--zone={zone}", f"--add-port={port}/tcp")
+            for zone in zones
+            for kept in ((), ("--permanent",))
+        ]
+        return " && ".join(map(shlex.join, words))
+    zone = f'"$(firewall-cmd --get-zone-of-interface={interface})"'
+    return (
+        f"let in TCP {port}: see nft list ruleset; with firewalld: "
+        f"firewall-cmd --permanent --zone={zone} --add-port={port}/tcp && firewall-cmd --reload"
+    )
 
 
 def _firewall_explains(facts: Facts) -> bool:

@@ -7,16 +7,17 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Callable
 
 from vmfence import keyfile
 from vmfence.client.addresses import local_addresses
 from vmfence.client.multicast import family_of
-from vmfence.errors import KeyFileError, VmfenceError
-from vmfence.findings import NotAsked, NotReached
-from vmfence.guest import answers, trial
-from vmfence.guest.answers import HostAnswer
+from vmfence.errors import KeyFileError, KeyNotPermitted, NotPermitted, VmfenceError
+from vmfence.findings import NotAsked, NotReached, is_forbidden
+from vmfence.guest import survey, trial
 from vmfence.guest.guests import Inquiry
+from vmfence.guest.survey import Survey
 from vmfence.guest.trial import Trial
 from vmfence.packetfilter import firewall
 from vmfence.packetfilter.firewall import Firewall
@@ -67,7 +68,7 @@ class Facts:
     addresses: tuple[Address, ...]
     firewall: Firewall
     trial: Trial
-    hosts: tuple[HostAnswer, ...]
+    hosts: Survey
 
     @property
     def callable(self) -> tuple[Address, ...]:
@@ -89,10 +90,12 @@ def first_round(inquiry: Inquiry, limit_s: float) -> dict[str, Callable[[], Any]
 
 def second_round(inquiry: Inquiry, tried: Trial | VmfenceError) -> dict[str, Callable[[], Any]]:
     """Return what is asked of hosts that have answered."""
+    if isinstance(tried, VmfenceError) and is_forbidden(tried):
+        return {"hosts": partial(_raise, tried)}
     if isinstance(tried, VmfenceError) or not tried.is_answered:
         return {"hosts": _no_hosts}
     heard = replace(inquiry, hash_name=tried.hash_name)
-    return {"hosts": lambda: answers.list_hosts(heard)}
+    return {"hosts": lambda: survey.survey(heard)}
 
 
 def complete(inquiry: Inquiry, gathered: Mapping[str, Any]) -> Facts:
@@ -109,9 +112,11 @@ def read_key(inquiry: Inquiry) -> KeyFacts:
 
 
 def run_trial(inquiry: Inquiry, limit_s: float) -> Trial:
-    """Put the question.  Raises UsageError, ListenError; NotReached without the key, which is told as such."""
+    """Put the question.  Raises UsageError, ListenError, NotPermitted; NotReached without the key, told as such."""
     try:
         return trial.run(inquiry, limit_s)
+    except KeyNotPermitted as error:
+        raise NotPermitted("no host was asked: this user may not read the key", error.why, error.remedy) from error
     except KeyFileError as error:
         raise NotReached("no host was asked, for lack of the key") from error
 
@@ -128,14 +133,21 @@ def read_addresses(inquiry: Inquiry) -> tuple[Address, ...]:
 
 
 def read_firewall(inquiry: Inquiry) -> Firewall:
-    """Return what this machine's firewall does to call-backs.  Raises VmfenceError."""
+    """Return what this machine's firewall does to call-backs.  Raises VmfenceError, NotPermitted unless root asks."""
     port = inquiry.port if inquiry.callback_port is None else inquiry.callback_port
-    outside = [one for one in read_addresses(inquiry) if not (one.is_loopback or one.is_link_local)]
+    addresses = read_addresses(inquiry)
+    if os.geteuid() != 0:
+        raise NotPermitted("this user may not read the firewall", "", "run this as root")
+    outside = [one for one in addresses if not (one.is_loopback or one.is_link_local)]
     family = "ipv6" if any(":" in one.text for one in outside) else "ipv4"
     return firewall.look([Opening("tcp", port, one.interface, family, address=one.text) for one in outside])
 
 
-def _no_hosts() -> tuple[HostAnswer, ...]:
+def _raise(error: VmfenceError) -> Survey:
+    raise error
+
+
+def _no_hosts() -> Survey:
     raise NotReached("no host answers")
 
 

@@ -12,6 +12,7 @@ from vmfence.host import (
     checks_pool,
     checks_pool_hosts,
     checks_records,
+    checks_rejected,
     checks_setup,
     scope,
 )
@@ -45,6 +46,65 @@ READING = (
         "It is asked with ausearch, getsebool and matchpathcon, where SELinux is enabled.",
         NOTE,
     ),
+    unread(
+        "host-libvirt-unread",
+        "libvirt",
+        "libvirt can be asked",
+        "Each URI has a few seconds. What hangs longer than that is told here.",
+    ),
+    unread(
+        "host-processes-unread",
+        "processes",
+        "the processes of this host can be looked through",
+        "They are read from /proc, and the names of their users from the user database of this host.",
+        WARNING,
+    ),
+    unread(
+        "host-holders-unread",
+        "holders",
+        "it can be seen who has the ports of the listeners",
+        "It is read from /proc/net and /proc/PID/fd.",
+        WARNING,
+    ),
+    unread(
+        "host-key-unread", "keys", "the keys can be judged", "Key files are opened and judged, never shown.", WARNING
+    ),
+    unread(
+        "host-stale-unread",
+        "compared",
+        "it can be seen whether files are newer than the daemon",
+        "The daemon tells which files it has read, and when.",
+        WARNING,
+    ),
+    unread(
+        "host-probe-unread",
+        "probes",
+        "a request to the listeners can be tried",
+        "A request is sent to each listener as a guest does, and has a few seconds for its answer.",
+        WARNING,
+    ),
+    unread(
+        "host-firewall-unread",
+        "firewall",
+        "the firewall can be read in time",
+        "firewall-cmd, nft and iptables-save have three seconds each, and all rules together as long as a check may "
+        "take. A firewall-cmd that hangs makes host setup and the firewall's own service hang too.",
+        WARNING,
+    ),
+    unread(
+        "host-firewall-back-unread",
+        "way_back",
+        "the rules for what leaves this host can be read",
+        "nft and iptables-save show them, as root. One that hangs, or shows what cannot be understood, is told here.",
+        WARNING,
+    ),
+    unread(
+        "host-clock-unread",
+        "synchronised",
+        "it can be asked whether the clock is kept right",
+        "It is asked with timedatectl, where systemd runs.",
+        WARNING,
+    ),
 )
 CHECKS: tuple[Check, ...] = (
     *checks_setup.CONFIGURATION,
@@ -64,6 +124,8 @@ CHECKS: tuple[Check, ...] = (
     *checks_exchange.CHECKS,
     *checks_pool_hosts.CHECKS,
     checks_network.UNSET,
+    checks_daemon.LOST,
+    *checks_rejected.CHECKS,
     *checks_daemon.CHECKS,
     *checks_records.CHECKS,
     *checks_setup.CHECKS,

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 from vmfence.config.settings import MulticastSettings, TcpSettings
-from vmfence.errors import VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
-from vmfence.host import checks_setup, ground, network, scope, unit
+from vmfence.errors import NotPermitted, Unreachable, VmfenceError
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, Severity
+from vmfence.host import checks_rejected, checks_setup, control, ground, network, scope, unit
 from vmfence.host.facts import Facts
 from vmfence.host.kernel import Holder
 
 _START = ("systemctl", "start", unit.NAME)
-_RECENT_S = 600.0
-_SHOWN_MAX = 5
-_UNCALLED = "cannot call back"
-# A daemon of ours, where it cannot tell its process number: by the name of its program.
-_OWN_PROGRAMS = ("vmfence", "python")
 _ANY = {"0.0.0.0", "::"}
 
 
@@ -37,14 +31,29 @@ def _is_in_the_way(facts: Facts, holder: Holder) -> bool:
     collides = holder.address in wanted or holder.address in _ANY or (kind is TcpSettings and wanted & _ANY)
     if not wanted or not collides or not holder.pid:
         return False
-    if isinstance(facts.status, VmfenceError):
-        return not holder.program.startswith(_OWN_PROGRAMS)
-    return bool(holder.pid != facts.status["pid"])
+    pids = set(_pids(facts))
+    is_hidden = isinstance(facts.status, NotPermitted) and not any(pids)
+    return holder.pid not in pids and not is_hidden
+
+
+def _pids(facts: Facts) -> Iterator[int]:
+    """Yield the processes that are our daemon: by its status, its control socket, its service."""
+    if not isinstance(facts.status, VmfenceError):
+        yield facts.status["pid"]
+    if not isinstance(facts.peer, VmfenceError):
+        yield facts.peer
+    if not isinstance(facts.unit, VmfenceError):
+        yield facts.unit.main_pid
 
 
 def _daemon(facts: Facts) -> Iterator[Fault]:
     error = facts.status
-    if isinstance(error, VmfenceError):
+    if isinstance(error, control.Silent):
+        message = "the daemon runs and does not answer, so no guest can be fenced"
+        yield Fault(ERROR, "vmfence host daemon", message, ": ".join((error.what, error.why)), _restart(facts, error))
+    elif isinstance(error, VmfenceError) and not isinstance(error, Unreachable):
+        yield Fault(ERROR, "vmfence host daemon", error.what, error.why, error.remedy)
+    elif isinstance(error, VmfenceError):
         service = facts.unit
         has_unit = not isinstance(service, VmfenceError) and service.is_manager and service.path is not None
         remedy = " ".join(_START) if has_unit else "vmfence host setup, or vmfence host daemon where no systemd runs"
@@ -55,22 +64,54 @@ def _daemon(facts: Facts) -> Iterator[Fault]:
         yield Fault(ERROR, "vmfence host daemon", message, seen, remedy, _START if may_start else None)
 
 
+def _restart(facts: Facts, error: control.Silent) -> str:
+    """Return how to restart a daemon that hangs: by its service only if it is the service's."""
+    is_known = not isinstance(facts.unit, VmfenceError) and facts.unit.main_pid and error.pid
+    if is_known and facts.unit.main_pid != error.pid:
+        return f"kill -KILL {error.pid}, for it is not the service's; then systemctl restart {unit.NAME}"
+    return error.remedy
+
+
 def _stale(facts: Facts) -> Iterator[Fault]:
+    running, refused = facts.status["config"], facts.status["refused_reload"]
+    if refused is not None:
+        message = "the daemon refused to read this again, and goes on with what it had before"
+        seen = f"{checks_rejected.time_of_day(refused['at'])}: {refused['reason']}"
+        yield Fault(ERROR, running, message, seen, _after_refusal(facts))
     keys = {key.path for key in facts.keys} if not isinstance(facts.keys, VmfenceError) else set()
+    # Where requests are not answered by the settings that are there now, this is why, as far as anybody knows.
+    severity = ERROR if facts.is_served() is False else WARNING
     for path in facts.stale:
-        if path in keys:
-            continue  # told by fingerprint
-        if path == facts.status["config"] or path == facts.path:
-            message = "the daemon does not run with the configuration as it is now"
+        if path in keys or (refused is not None and path == running):
+            continue  # told by fingerprint, or above
+        if path not in (running, facts.path):
+            yield _stale_beside(facts, path, severity)
+        elif path == running:
+            message, seen = "the daemon does not run with the configuration as it is now", "changed since it was read"
             remedy, fix = checks_setup.reload(facts)
-            if path != facts.status["config"]:
-                seen, remedy, fix = f"it runs with {facts.status['config']}", f"systemctl restart {unit.NAME}", None
-            else:
-                seen = "changed since it was read"
-            yield Fault(WARNING, path, message, seen, remedy, fix)
+            if isinstance(facts.settings, VmfenceError):
+                remedy, fix = f"mend it, then: {remedy}", None
+            yield Fault(severity, path, message, seen, remedy, fix)
         else:
-            remedy = f"systemctl daemon-reload && systemctl restart {unit.NAME}"
-            yield Fault(NOTE, path, "the unit was changed since the daemon was started", "", remedy)
+            message = "the daemon does not run with this configuration"
+            yield Fault(severity, path, message, f"it runs with {running}", f"systemctl restart {unit.NAME}")
+
+
+def _stale_beside(facts: Facts, path: str, severity: Severity) -> Fault:
+    """Return the finding about a key of the daemon, or the unit, at *path*."""
+    if path.endswith(".service"):
+        remedy = f"systemctl daemon-reload && systemctl restart {unit.NAME}"
+        return Fault(NOTE, path, "the unit was changed since the daemon was started", "", remedy)
+    message = "a key of the daemon was changed or removed since it was read"
+    return Fault(severity, path, message, "", f"if that is meant: {checks_setup.reload(facts)[0]}")
+
+
+def _after_refusal(facts: Facts) -> str:
+    """Return what to do about a refused reload."""
+    remedy = str(facts.status["refused_reload"]["remedy"])
+    if remedy == control.RESTART:
+        return f"restart it, or take that change back: systemctl restart {unit.NAME}"
+    return f"{remedy or 'mend that'}; then: {checks_setup.reload(facts)[0]}"
 
 
 def _listener(facts: Facts) -> Iterator[Fault]:
@@ -78,7 +119,7 @@ def _listener(facts: Facts) -> Iterator[Fault]:
         if not one["is_open"]:
             severity = WARNING if one["is_optional"] else ERROR
             message = "the daemon runs, and no request can arrive there"
-            yield Fault(severity, str(one["where"]), message, str(one["trouble"]), f"journalctl -u {unit.NAME}")
+            yield Fault(severity, str(one["where"]), message, str(one["trouble"]), checks_setup.log(facts))
 
 
 def _unheard(facts: Facts) -> Iterator[Fault]:
@@ -94,42 +135,8 @@ def _hypervisor(facts: Facts) -> Iterator[Fault]:
     for one in facts.status["hypervisors"]:
         if not one["is_answering"] and one["uri"] in reached:
             message = "this check reaches libvirt, and the daemon did not when it asked last"
-            remedy = f"see journalctl -u {unit.NAME}; it asks anew with each request"
+            remedy = f"{checks_setup.log(facts)}; it asks anew with each request"
             yield Fault(WARNING, str(one["uri"]), message, str(one["trouble"]), remedy)
-
-
-def _uncalled(facts: Facts) -> Iterator[Fault]:
-    for origin, reason, when in _rejected(facts):
-        if reason.startswith(_UNCALLED):
-            message = "a guest asked, and the daemon could not connect back to it, so it had no answer"
-            port = next((one.port for one in facts.multicast), 1229)
-            remedy = f"in the guest: firewall-cmd --add-port={port}/tcp --permanent && firewall-cmd --reload"
-            yield Fault(WARNING, origin, message, f"{when}: {reason}", remedy)
-
-
-def _refused(facts: Facts) -> Iterator[Fault]:
-    for origin, reason, when in _rejected(facts):
-        if not reason.startswith(_UNCALLED):
-            remedy = "if it is a guest of this host: vmfence guest check there, and compare sha256sum of both keys"
-            yield Fault(WARNING, origin, "the daemon refused what came from there", f"{when}: {reason}", remedy)
-
-
-def uncalled(facts: Facts) -> list[str]:
-    """Return the origins that the daemon could not connect back to lately."""
-    return [origin for origin, reason, _ in _rejected(facts) if reason.startswith(_UNCALLED)]
-
-
-def _rejected(facts: Facts) -> Iterator[tuple[str, str, str]]:
-    """Yield the latest rejections of each origin, reason and time; not those of this check itself."""
-    latest = {}
-    for one in facts.status["last_rejected"]:
-        if facts.now - float(one["at"]) <= _RECENT_S:
-            what = str(one["reason"]).partition(".")[0]
-            latest[str(one["origin"]), what] = (str(one["reason"]), float(one["at"]))
-    ours = {answer.peer for each in facts.probes for answer in each.ours} if isinstance(facts.probes, tuple) else set()
-    shown = [(origin, *rest) for (origin, _), rest in latest.items() if origin.split()[0] not in ours]
-    for origin, reason, at in shown[-_SHOWN_MAX:]:
-        yield origin, reason, time.strftime("%H:%M:%S", time.localtime(at))
 
 
 def _boot(facts: Facts) -> Iterator[Fault]:
@@ -189,10 +196,10 @@ DAEMON = (
     Check(
         "host-daemon-stale",
         "the daemon runs with the files that are there now",
-        """Configuration and keys are read at the start and on reload; a reload with a faulty file keeps what was in
-        force before. The unit counts from the next start on.""",
+        """Configuration and keys are read at the start and on reload; a reload with a faulty file is refused and keeps
+        what was in force before. The unit counts from the next start on.""",
         _stale,
-        ("settings", "stale", "status"),
+        ("stale", "status"),
     ),
 )
 LISTENER = Check(
@@ -213,35 +220,16 @@ CHANNEL = Check(
     ("settings", "status"),
     doubt=scope.channels,
 )
+LOST = Check(
+    "host-libvirt-lost",
+    "the daemon reaches the libvirt that this check reaches",
+    """The daemon holds connections of its own. When libvirt was restarted it opens new ones with the next
+    request.""",
+    _hypervisor,
+    ("status", "libvirt"),
+    doubt=scope.reached_libvirt,
+)
 CHECKS = (
-    Check(
-        "host-libvirt-lost",
-        "the daemon reaches the libvirt that this check reaches",
-        """The daemon holds connections of its own. When libvirt was restarted it opens new ones with the next
-        request.""",
-        _hypervisor,
-        ("status", "libvirt"),
-        doubt=scope.reached_libvirt,
-    ),
-    Check(
-        "host-callback",
-        "the daemon can connect back to the guests that asked",
-        """A request by multicast is answered by a TCP connection from the host to the guest, port 1229 unless set
-        otherwise. A guest's firewall that drops it makes the guest wait in vain. Told are failures of the last ten
-        minutes.""",
-        _uncalled,
-        ("settings", "status"),
-        doubt=scope.multicast,
-    ),
-    Check(
-        "host-rejected",
-        "the daemon has refused nobody lately",
-        """Packets with another key, a weaker hash or a wrong form are dropped without an answer, so the guest sees
-        silence. Hosts that share a group and have keys of their own refuse each other's guests: then this is as it
-        must be. Told are the last ten minutes.""",
-        _refused,
-        ("status",),
-    ),
     Check(
         "host-boot",
         "the daemon starts at boot",

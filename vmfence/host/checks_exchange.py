@@ -4,40 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
-from vmfence.host import scope
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, counted
+from vmfence.host import checks_setup, scope
 from vmfence.host.checks_firewall import ipv4_interfaces
 from vmfence.host.facts import Facts
 from vmfence.host.pool_report import PoolReport
 from vmfence.host.probe import Probe
 
-_LOG = "journalctl -u vmfence"
+_EACH = "a multicast address or key for each host"
 
 
 def _several(facts: Facts) -> Iterator[Fault]:
     for probe in facts.probes:
-        if not probe.others:
+        if not probe.others and not probe.failed_elsewhere:
             continue
-        seen = ", ".join(f"{one.peer} shows {len(one.guests)} guests" for one in (*probe.ours, *probe.others))
+        shown = [f"{one.peer} shows {counted(len(one.guests), 'guest')}" for one in (*probe.ours, *probe.others)]
+        seen = ", ".join([*shown, *(f"{address} answers failure" for address in probe.failed_elsewhere)])
         views = {frozenset(guest.uuid for guest in one.guests) for one in (*probe.ours, *probe.others)}
-        if len(views) == 1 or _is_of_pool(facts, probe):
+        if (len(views) == 1 and probe.others and not probe.failed_elsewhere) or _is_of_pool(facts, probe):
             yield Fault(NOTE, probe.where, "another host answers with the same guests: a pool of hosts", seen)
         elif len(probe.speakers) > 1:
             message = "another host answers for guests of this one, and the fastest answer wins"
             seen += f"; about guest {probe.guest} spoke {', '.join(probe.speakers)}"
-            remedy = 'a multicast address or key for each host, or on each unknown_guest = "ignore"'
+            remedy = f'{_EACH}, or on each unknown_guest = "ignore"'
             yield Fault(ERROR, probe.where, message, seen, remedy)
         elif probe.guest:
             message = "another host hears the same requests, and is silent about guests of this one"
             yield Fault(NOTE, probe.where, message, seen)
         else:
             message = "another host answers on the same address with the same key"
-            yield Fault(WARNING, probe.where, message, seen, "a multicast address or key for each host")
+            yield Fault(WARNING, probe.where, message, seen, _EACH)
 
 
 def _is_of_pool(facts: Facts, probe: Probe) -> bool:
     """Whether who else answers has guests of our pool alone, as its hosts do: their lists may be a moment apart."""
-    if not isinstance(facts.pool, PoolReport):
+    if not isinstance(facts.pool, PoolReport) or probe.failed_elsewhere:
         return False
     known = {one.entry.uuid.lower() for one in facts.pool.sightings}
     return all(guest.uuid.lower() in known for other in probe.others for guest in other.guests)
@@ -45,19 +46,24 @@ def _is_of_pool(facts: Facts, probe: Probe) -> bool:
 
 def _unanswered(facts: Facts) -> Iterator[Fault]:
     for probe in facts.probes:
-        if probe.got_through:
+        if probe.is_served:
             continue
-        if probe.ours and probe.is_counted is False:
+        log = checks_setup.log(facts)
+        if probe.got_through:
+            message = "the daemon answered a request of this host with failure, as it does those of guests"
+            yield Fault(ERROR, probe.where, message, probe.failure or "it told no reason", log)
+        elif (probe.ours or probe.has_failed) and probe.is_counted is False:
             message = "a request was answered at an address of this host, and not by this daemon"
             yield Fault(ERROR, probe.where, message, "another daemon on this host", "ss -lunp; ss -ltnp")
         elif probe.others:
             message = "a request was answered by another host alone: this daemon does not hear what guests send"
-            yield Fault(ERROR, probe.where, message, ", ".join(one.peer for one in probe.others), _LOG)
+            yield Fault(ERROR, probe.where, message, ", ".join(one.peer for one in probe.others), log)
         else:
             message = "a request of this host had no answer, so one of a guest has none either"
-            why = f"; meanwhile the daemon refused: {', '.join(probe.refused)}" if probe.refused else ""
-            seen = f"{probe.error.what if probe.error else 'no answer'}{why}"
-            yield Fault(ERROR, probe.where, message, seen, f"mend what else is found here; then see {_LOG}")
+            seen = probe.error.what if probe.error else "no answer"
+            seen += f"; meanwhile the daemon refused: {', '.join(probe.refused)}" if probe.refused else ""
+            seen += f"; the daemon has {counted(probe.in_hand, 'request')} in hand" if probe.in_hand else ""
+            yield Fault(ERROR, probe.where, message, seen, log)
 
 
 def _snooping(facts: Facts) -> Iterator[Fault]:
@@ -73,7 +79,7 @@ def _snooping(facts: Facts) -> Iterator[Fault]:
 
 
 def _others(probes: Iterable[Probe]) -> bool:
-    return any(probe.others for probe in probes)
+    return any(probe.others or probe.failed_elsewhere for probe in probes)
 
 
 CHECKS = (
@@ -91,8 +97,8 @@ CHECKS = (
         "host-unanswered",
         "a request of this host is answered by its daemon",
         """A list is asked for as a guest does, over each listener of multicast and tcp: signature, call-back, both
-        challenges, answer; and the daemon has to have counted it. What guests send passes the same way, except for the
-        ports of the bridge.""",
+        challenges, answer; and the daemon has to have counted it. Failure counts as no answer, and the daemon tells its
+        reason. What guests send passes the same way, except for the ports of the bridge.""",
         _unanswered,
         ("serving", "probes"),
         doubt=scope.probes,

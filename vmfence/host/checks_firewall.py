@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from vmfence.config.settings import TcpSettings
 from vmfence.errors import VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, Severity
-from vmfence.host import checks_daemon, kernel, network, scope
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotReached, Severity, command_line, counted
+from vmfence.host import checks_rejected, kernel, network, scope
 from vmfence.host.facts import Facts
+from vmfence.packetfilter import lasting
+from vmfence.packetfilter.firewalld import opened
 from vmfence.packetfilter.rules import Opening
+from vmfence.packetfilter.rulesets import Obstacle
 
 _READ_IT = "nft list ruleset; iptables-save"
+_INSTALL_IT = "install nftables, whose program nft shows them: apt install nftables, or dnf install nftables"
+_RULES_SHOWN_MAX = 4
 _STRICT = 1
-# Rules there see frames of guests, which a request of the host itself does not pass.
-_BELOW_BRIDGE = ("nft insert rule bridge ", "nft insert rule netdev ")
+_GUARDED = "# then mend the rule itself: one that accepts, before it, would let in frames with forged addresses"
 
 
 def _firewall(facts: Facts) -> Iterator[Fault]:
@@ -24,7 +28,7 @@ def _firewall(facts: Facts) -> Iterator[Fault]:
     zones = " and ".join(dict.fromkeys(found.zones))
     wanted = _wanted(facts)
     if now or later:
-        remedy = " && ".join(" ".join(argv) for argv in found.commands)
+        remedy = " && ".join(map(command_line, found.commands))
         fix = (*facts.program, "host", "setup", "--config", facts.path, "--no-service", "--no-check")
         if now and not through:
             severity, message = ERROR, f"zone {zones} does not let in what the guests send"
@@ -33,20 +37,56 @@ def _firewall(facts: Facts) -> Iterator[Fault]:
         else:
             severity, message = WARNING, f"zone {zones} will not let in what the guests send after its next reload"
         is_ready = facts.accepted is True and severity is not NOTE
-        yield Fault(severity, "firewalld", message, f"needed: {wanted}", remedy, fix if is_ready else None)
+        opens = opened(found.commands)
+        yield Fault(severity, "firewalld", message, f"needed: {wanted}", remedy, fix if is_ready else None, opens)
     for one in found.later:
         message = "will, or may, stop what the guests send after its next reload: it keeps what it does not do yet"
         yield Fault(WARNING, "firewalld", message, one.what, one.command)
-    if found.rules:
-        seen = f"needed: {wanted}" + ("; a request of this host came through" if through else "")
-        message = "rules stop, or may stop, what the guests send"
-        yield Fault(_severity(through, found.rules), "packet filter", message, seen, " && ".join(found.rules))
+    of_firewalld = [each for each in found.obstacles if each.is_of_firewalld]
+    others = [each for each in found.obstacles if each not in of_firewalld]
+    for subject, obstacles in (("firewalld", of_firewalld), ("packet filter", others)):
+        if obstacles:
+            severity = max(_severity(through, each) for each in obstacles)
+            message = f"rules {_stop(severity)} what the guests send"
+            yield Fault(severity, subject, message, _obstructed(wanted, through, obstacles), _remedy(obstacles))
 
 
-def _severity(through: bool | None, rules: Iterable[str]) -> Severity:
-    if through is False:
+def _severity(through: bool | None, one: Obstacle) -> Severity:
+    """Return how bad it is; *through*: what became of a request of this host, which is of another origin than guests'.
+
+    An error is what certainly stops a guest: all of them, or one that is known.
+    """
+    is_proof = through is not None and not one.stoppage.is_of_origin
+    if through is False or (one.stops and not is_proof):
         return ERROR
-    return WARNING if through is None or any(rule.startswith(_BELOW_BRIDGE) for rule in rules) else NOTE
+    return NOTE if is_proof else WARNING
+
+
+def _stop(severity: Severity) -> str:
+    return "stop" if severity is ERROR else "stop, or may stop,"
+
+
+def _obstructed(wanted: str, through: bool | None, obstacles: Sequence[Obstacle]) -> str:
+    """Return what is needed, the rules that stop it, and whom."""
+    rules = list(dict.fromkeys(rule for each in obstacles for rule in each.stoppage.by))
+    guests = list(dict.fromkeys(str(guest) for each in obstacles if each.is_request for guest in each.stoppage.guests))
+    seen = [f"needed: {wanted}", *(f"stopped by: {rule}" for rule in rules[:_RULES_SHOWN_MAX])]
+    seen += [f"and {len(rules) - _RULES_SHOWN_MAX} more rules"] if len(rules) > _RULES_SHOWN_MAX else []
+    seen += [f"guests that are stopped: {network.some(guests)}"] if guests else []
+    is_other = any(each.stoppage.is_of_origin for each in obstacles)
+    proof = ", which says nothing about rules that tell senders apart" if is_other else ""
+    return "; ".join(seen + ([f"a request of this host came through{proof}"] if through else []))
+
+
+def _remedy(obstacles: Sequence[Obstacle]) -> str:
+    """Return the line to paste: it shows the chain where nobody may be led round a rule."""
+    commands = list(dict.fromkeys(each.command for each in obstacles if not each.stoppage.is_guarded))
+    shown = list(dict.fromkeys(each.command for each in obstacles if each.stoppage.is_guarded))
+    if any(each.is_of_firewalld for each in obstacles):
+        return " && ".join(commands)
+    if not commands:
+        return f"{' && '.join(shown)}   {_GUARDED}"
+    return " && ".join([*shown, lasting.rules(commands)])
 
 
 def _wanted(facts: Facts) -> str:
@@ -56,18 +96,30 @@ def _wanted(facts: Facts) -> str:
 
 
 def _firewall_unseen(facts: Facts) -> Iterator[Fault]:
-    for doubt in facts.firewall.doubts:
-        severity = NOTE if facts.got_through() else WARNING
-        yield Fault(severity, "packet filter", "it cannot be said whether it stops requests", doubt, _READ_IT)
+    found = facts.firewall
+    for doubt in (each for each in found.doubts if each not in found.told):  # those are told by the rules
+        is_proven = facts.got_through() and doubt not in found.hung and not found.is_of_origin
+        message = "it cannot be said whether it stops requests"
+        remedy = _INSTALL_IT if doubt.startswith("nft is not installed") else _READ_IT
+        yield Fault(NOTE if is_proven else WARNING, "packet filter", message, doubt, remedy)
 
 
 def _way_back(facts: Facts) -> Iterator[Fault]:
-    if facts.way_back:
-        failed = [] if isinstance(facts.status, VmfenceError) else checks_daemon.uncalled(facts)
-        message = "rules stop, or may stop, the connections back to guests, by which they get their answer"
+    obstacles = facts.way_back.obstacles
+    if obstacles:
+        failed = [] if isinstance(facts.status, VmfenceError) else checks_rejected.uncalled(facts)
+        severity = ERROR if failed or any(each.stops for each in obstacles) else WARNING
+        message = f"rules {_stop(severity)} the connections back to guests, by which they get their answer"
         wanted = ", ".join(f"TCP {one.port} to guests on {one.interface or 'any interface'}" for one in facts.multicast)
-        seen = f"needed: {wanted}" + (f"; the daemon could not call back {network.some(failed)}" if failed else "")
-        yield Fault(ERROR if failed else WARNING, "packet filter", message, seen, " && ".join(facts.way_back))
+        seen = _obstructed(wanted, None, obstacles)
+        seen += f"; the daemon could not call back {network.some(failed)}" if failed else ""
+        yield Fault(severity, "packet filter", message, seen, _remedy(obstacles))
+
+
+def _unread_back(facts: Facts) -> VmfenceError | None:
+    """There is a listener multicast, and all rules were read."""
+    doubts = facts.way_back.doubts
+    return NotReached(doubts[0], "", _INSTALL_IT) if doubts else scope.multicast(facts)
 
 
 def _filtered(facts: Facts) -> Iterator[Fault]:
@@ -76,22 +128,28 @@ def _filtered(facts: Facts) -> Iterator[Fault]:
         if link is None or link.rp_filter != _STRICT:
             continue
         elsewhere = kernel.astray(name, facts.network)
+        if not elsewhere and facts.network.filtered_meanwhile:
+            elsewhere = kernel.carved_out(name, facts.network)
         if not elsewhere and kernel.is_routed(name, facts.network):
             continue
         message = "the strict reverse path filter drops what comes from guests whose addresses are routed elsewhere"
         seen = _routes(elsewhere) or f"no address at all is routed to {name}"
-        seen += f"; rp_filter 1, {facts.network.filtered} packets dropped so far"
-        yield Fault(ERROR, f"interface {name}", message, seen, f"sysctl -w net.ipv4.conf.{name}.rp_filter=2")
+        seen += f"; rp_filter 1, {counted(facts.network.filtered, 'packet')} dropped so far, "
+        seen += f"{facts.network.filtered_meanwhile} of them during this check"
+        yield Fault(ERROR, f"interface {name}", message, seen, lasting.loosened(name))
 
 
 def _routed_elsewhere(facts: Facts) -> Iterator[Fault]:
+    remedy = "mend the routes (ip route), or have the guests ask from another address"
     for name in ipv4_interfaces(facts):
         link = facts.network.link(name)
-        elsewhere = kernel.astray(name, facts.network)
+        elsewhere, carved_out = kernel.astray(name, facts.network), kernel.carved_out(name, facts.network)
         if elsewhere and link is not None and link.rp_filter != _STRICT:
             message = "guests there have addresses that this host routes elsewhere, so it cannot call them back"
-            remedy = "mend the routes (ip route), or have the guests ask from another address"
             yield Fault(WARNING, f"interface {name}", message, _routes(elsewhere), remedy)
+        elif carved_out and not elsewhere:
+            message = "a part of its network is routed elsewhere; no guest there is seen to have an address in it"
+            yield Fault(NOTE, f"interface {name}", message, _routes(carved_out), remedy)
 
 
 def ipv4_interfaces(facts: Facts) -> list[str]:
@@ -111,7 +169,10 @@ CHECKS = (
         guests, which is their firewall's matter. libvirt puts its bridges into firewalld's zone libvirt, which rejects
         what it does not list. What firewalld keeps for its next reload counts too: zones, their sources, rich rules and
         policies. Rules of nft and iptables are read in their order; where one cannot be judged it counts
-        as one that may stop requests, unless a request of this host came through.""",
+        as one that may stop requests, unless a request of this host came through. That shows nothing about rules which
+        tell senders apart, by address, interface or port of the bridge: what certainly stops all guests, or one that is
+        known as a neighbour or by its lease, is an error, what may stop one a warning. Rules that stop only frames with
+        forged addresses, as libvirt's nwfilter makes them, are none.""",
         _firewall,
         ("settings", "firewall"),
         doubt=scope.rules,
@@ -120,11 +181,11 @@ CHECKS = (
         "host-firewall-back",
         "the firewall lets out the connections back to guests",
         """The answer to a request by multicast travels over a TCP connection that the daemon opens to the guest, at
-        port 1229 unless the guest says otherwise. A rule that may stop it is a warning, and an error once it
-        has failed.""",
+        port 1229 unless the guest says otherwise. A rule that may stop it is a warning, and an error where it
+        certainly does, or once it has failed.""",
         _way_back,
         ("settings", "way_back"),
-        doubt=scope.multicast,
+        doubt=_unread_back,
     ),
     Check(
         "host-firewall-unseen",
@@ -139,7 +200,8 @@ CHECKS = (
         "the reverse path filter does not drop what guests send",
         """With rp_filter 1 the kernel drops a packet whose source it would not route to the interface that it came
         from: tcpdump shows it, the daemon never does. The stricter of conf/all and conf/INTERFACE counts. Routes are
-        compared with the bridge's own networks and with the neighbours seen there.""",
+        compared with the neighbours seen there, and with the bridge's own networks where the filter drops packets
+        during the check.""",
         _filtered,
         ("settings", "network"),
         doubt=scope.links,
@@ -148,7 +210,9 @@ CHECKS = (
         "host-route-astray",
         "addresses of guests are routed to their bridge",
         """The daemon connects back to the address that a guest names. Where the route to it leads elsewhere that takes
-        five seconds, in vain. A guest with several addresses asks from each of them.""",
+        five seconds, in vain. A guest with several addresses asks from each of them. A part of the bridge's network
+        that is routed elsewhere, as another network of libvirt's may be, is a note while nobody on the bridge is seen
+        to have an address there.""",
         _routed_elsewhere,
         ("settings", "network"),
         doubt=scope.links,

@@ -2,80 +2,83 @@
 
 from __future__ import annotations
 
-import pwd
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from vmfence.config.settings import MulticastSettings, TcpSettings
 from vmfence.errors import VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked, NotReached, Severity, command_line, counted
 from vmfence.host import choice, hidden, network, scope
-from vmfence.host.facts import LIBVIRT_S, Facts
+from vmfence.host.backends.inventory import GuestFacts, Hung, Inventory
+from vmfence.host.facts import LIBVIRT_S, Facts, Libvirt
+from vmfence.host.hidden import Process
 from vmfence.host.pool_report import PoolReport
+from vmfence.packetfilter import lasting
 from vmfence.policy import Group
 from vmfence.protocol.request import DOMAIN_BYTES_MAX
-
-_MODULAR, _MONOLITHIC = "virtqemud", "libvirtd"
 
 
 def _silent(facts: Facts) -> Iterator[Fault]:
     for uri, error in facts.libvirt.silent:
         message = "libvirt does not answer, so no guest there can be fenced, and its state is unknown"
         seen = f"{': '.join(filter(None, (error.what, error.why)))}; sockets: {_sockets(facts)}"
-        daemon = _daemon(facts)
         is_local = uri.startswith(("qemu:", "qemu+unix:"))
-        fix = ("systemctl", "start", f"{daemon}.socket")
-        has_manager = not isinstance(facts.unit, VmfenceError) and facts.unit.is_manager
-        may_start = has_manager and "qemu:///system" in uri
-        remedy = f"systemctl status {daemon}; {' '.join(fix)}" if is_local else error.remedy
+        is_hung = isinstance(error, Hung)  # it runs, so to start it does nothing
+        fix = ("systemctl", "start", facts.libvirt.unit.unit)
+        may_start = bool(facts.libvirt.unit.unit) and "qemu:///system" in uri and not is_hung
+        remedy = _waking(facts.libvirt, is_hung) if is_local else error.remedy
         yield Fault(ERROR, uri, message, seen, remedy, fix if may_start else None)
+
+
+def _waking(found: Libvirt, is_hung: bool) -> str:
+    """Return how the daemon of this host is made to answer."""
+    daemon, unit = found.unit.daemon, found.unit.unit
+    if not unit:
+        return "see which daemon of libvirt this host has: systemctl list-unit-files 'libvirtd*' 'virtqemud*'"
+    if is_hung:
+        return f"systemctl restart {daemon}.service   # guests run on; before that: systemctl status {daemon}.service"
+    return f"systemctl start {unit} && systemctl status {unit}"
+
+
+def _asked(facts: Facts) -> VmfenceError | None:
+    """Some libvirt was asked: without a configuration the daemon may tell which."""
+    return None if facts.libvirt.found else NotReached("it is not known which libvirt the daemon asks")
 
 
 def _sockets(facts: Facts) -> str:
     return ", ".join(facts.libvirt.sockets) or "none in /run/libvirt"
 
 
-def _daemon(facts: Facts) -> str:
-    """Return the daemon that this host has, modular or not, as far as its sockets tell."""
-    is_old = any(path.endswith("/libvirt-sock") for path in facts.libvirt.sockets)
-    is_new = any(path.endswith("/virtqemud-sock") for path in facts.libvirt.sockets)
-    return _MONOLITHIC if is_old and not is_new else _MODULAR
-
-
 def _unseen(facts: Facts) -> Iterator[Fault]:
     served = {guest.uuid.lower() for guest in facts.libvirt.guests}
     running = hidden.unseen(facts.processes, served)
-    places: dict[str, list[str]] = {}
-    for one in facts.libvirt.elsewhere:
-        names = [guest.name for guest in one.guests if guest.uuid.lower() not in served]
-        if names:
-            places[one.uri] = names
     known = {guest.uuid.lower() for one in facts.libvirt.elsewhere for guest in one.guests}
     severity = WARNING if facts.libvirt.guests else ERROR
     message = "has guests that the daemon does not see, so it cannot fence them"
-    for uri, names in places.items():
-        remedy = f'add to backends/{facts.settings.backend.name}: {_next_uri(facts)} = "{uri}";'
-        yield Fault(severity, uri, message, network.some(names), remedy)
+    for one in facts.libvirt.elsewhere:
+        guests = [guest for guest in one.guests if guest.uuid.lower() not in served]
+        if guests:
+            remedy = f'add to backends/{facts.settings.backend.name}: {_next_uri(facts)} = "{one.uri}";'
+            names = network.some([guest.name for guest in guests])
+            yield Fault(_weighed(facts, severity, guests), one.uri, message, names, remedy)
     for process in hidden.unseen(running, known):
-        seen = f"process {process.pid} of user {_user(process.user)}"
+        seen = f"process {process.pid} of user {process.user_name or process.user}"
         remedy = f"find its libvirt: ls /run/user/{process.user}/libvirt; then add its URI"
         message = "runs here, and no libvirt of the configuration knows it, so it cannot be fenced"
-        yield Fault(severity, f"guest {process.name}", message, seen, remedy)
+        yield Fault(_weighed(facts, severity, [process]), f"guest {process.name}", message, seen, remedy)
+
+
+def _weighed(facts: Facts, severity: Severity, guests: Iterable[GuestFacts | Process]) -> Severity:
+    """Return *severity* for what concerns *guests*; of those that the rules let nobody fence it is a note."""
+    return severity if any(_is_listed(facts, guest.name, guest.uuid) for guest in guests) else NOTE
 
 
 def _next_uri(facts: Facts) -> str:
     return f"uri{len(facts.settings.backend.uris)}"
 
 
-def _user(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
-
-
 def _none(facts: Facts) -> Iterator[Fault]:
-    has_others = facts.processes if isinstance(facts.processes, tuple) else ()
+    has_others = facts.processes or facts.veiled
     if facts.libvirt.found and not facts.libvirt.guests and not has_others:
         uris = ", ".join(one.uri for one in facts.libvirt.found)
         yield Fault(NOTE, uris, "libvirt answers, and has no guest yet", "0 guests", "virsh list --all")
@@ -87,7 +90,8 @@ def _macvtap(facts: Facts) -> Iterator[Fault]:
     guests = facts.libvirt.guests
     cut_off = [guest for guest in guests if guest.direct and not guest.bridges and not guest.unresolved]
     if cut_off:
-        severity = ERROR if len(cut_off) == len(guests) else WARNING
+        is_all = all(guest in cut_off for guest in guests if _is_listed(facts, guest.name, guest.uuid))
+        severity = _weighed(facts, ERROR if is_all else WARNING, cut_off)
         links = sorted({link for guest in cut_off for link in guest.direct})
         message = "attached by macvtap alone, by which no guest reaches its own host, so they cannot ask for fencing"
         remedy = "give them a second link to a bridge, or add listener vsock or serial: vmfence host configure"
@@ -98,14 +102,29 @@ def _macvtap(facts: Facts) -> Iterator[Fault]:
 def _network_down(facts: Facts) -> Iterator[Fault]:
     there = {one.name for one in facts.interfaces}
     listening = {one.interface for one in facts.multicast}
-    missing: dict[str, list[str]] = {}
-    for guest in facts.libvirt.guests:
-        for link in (*guest.unresolved, *(each for each in guest.bridges if each not in there)):
-            if link not in listening:
-                missing.setdefault(link, []).append(guest.name)
-    for link, names in missing.items():
-        message = "is not up, and guests are attached to it"
-        yield Fault(WARNING, link, message, network.some(names), f"virsh net-list --all; virsh net-start {link}")
+    for one in facts.libvirt.found:
+        missing: dict[str, list[GuestFacts]] = {}
+        for guest in one.guests:
+            for link in (*guest.unresolved, *(each for each in guest.bridges if each not in there)):
+                if link not in listening:
+                    missing.setdefault(link, []).append(guest)
+        for link, guests in missing.items():
+            names = network.some([guest.name for guest in guests])
+            message = "is not up, and guests are attached to it"
+            yield Fault(_weighed(facts, WARNING, guests), link, message, names, _raising(one, link))
+
+
+def _raising(one: Inventory, link: str) -> str:
+    """Return how *link* comes up: a bridge of one of libvirt's networks, another bridge, or a network not known."""
+    virsh = ["virsh", "-c", one.uri]
+    owner = next((name for name, bridge in one.networks if bridge == link), None)
+    if owner is not None:
+        commands = [[*virsh, verb, "--network", owner] for verb in ("net-start", "net-autostart")]
+        return " && ".join(map(command_line, commands))
+    if any(link in guest.unresolved for guest in one.guests):
+        return f"libvirt has no such network; see {command_line([*virsh, 'net-list', '--all'])}, then define it"
+    commands = [["ip", "link", "add", "name", link, "type", "bridge"], ["ip", "link", "set", "dev", link, "up"]]
+    return lasting.link(" && ".join(map(command_line, commands)))
 
 
 def _long(facts: Facts) -> Iterator[Fault]:
@@ -115,27 +134,43 @@ def _long(facts: Facts) -> Iterator[Fault]:
             message = "the name is too long for the protocol, so no agent can ask for this guest by it"
             seen = f"{size} bytes, {DOMAIN_BYTES_MAX} fit"
             remedy = f"use the UUID in pcmk_host_map: {guest.uuid}"
-            yield Fault(WARNING, f"guest {network.some([guest.name])}", message, seen, remedy)
+            severity = _weighed(facts, WARNING, [guest])
+            yield Fault(severity, f"guest {network.some([guest.name])}", message, seen, remedy)
 
 
 def _targets(facts: Facts) -> Iterator[Fault]:
     elsewhere = facts.pool.facts() if isinstance(facts.pool, PoolReport) else ()
     for doubt in choice.unknown_targets(facts.settings, facts.libvirt.found, elsewhere):
         message = "access rules name a guest that this host does not have, so the rule is for nobody"
-        yield Fault(WARNING, facts.path, message, doubt, "virsh list --all; then mend the rule")
+        severity = ERROR if _may_fence_nobody(facts) else WARNING
+        yield Fault(severity, facts.path, message, doubt, "virsh list --all; then mend the rule")
 
 
 def _denied(facts: Facts) -> Iterator[Fault]:
-    groups = facts.settings.groups
-    if groups is None:
-        return
-    rules = [Group(group.label, (), group.targets) for group in groups]
-    guests = facts.libvirt.guests
-    alone = [guest.name for guest in guests if not any(rule.lists(guest.name, guest.uuid) for rule in rules)]
+    alone = _alone(facts)
     if alone:
-        severity = WARNING if len(alone) == len(guests) else NOTE
+        severity = ERROR if _may_fence_nobody(facts) else NOTE
         message = "no group of the access rules lists them, so nobody may fence them"
-        yield Fault(severity, network.some(alone), message, f"{len(groups)} groups", "vmfence host list shows who may")
+        rules = counted(len(facts.settings.groups or ()), "group")
+        yield Fault(severity, network.some(alone), message, rules, "vmfence host list shows who may")
+
+
+def _alone(facts: Facts) -> list[str]:
+    """Return the guests of this host that no group lists; none without access rules."""
+    return [guest.name for guest in facts.libvirt.guests if not _is_listed(facts, guest.name, guest.uuid)]
+
+
+def _is_listed(facts: Facts, name: str, uuid: str) -> bool:
+    groups = facts.settings.groups
+    return groups is None or any(Group(one.label, (), one.targets).lists(name, uuid) for one in groups)
+
+
+def _may_fence_nobody(facts: Facts) -> bool:
+    """Whether there are guests, and the access rules list none of them, nor any of other hosts of a pool."""
+    guests = facts.libvirt.guests
+    elsewhere = facts.pool.sightings if isinstance(facts.pool, PoolReport) else ()
+    is_any_listed = any(_is_listed(facts, one.entry.name, one.entry.uuid) for one in elsewhere)
+    return bool(guests) and len(_alone(facts)) == len(guests) and not is_any_listed
 
 
 def _moved(facts: Facts) -> Iterator[Fault]:
@@ -166,7 +201,8 @@ LIBVIRT = (
         libvirtd, or one for each hypervisor, virtqemud; their sockets in /run/libvirt tell which this host has. A
         libvirt that hangs makes every fence fail.""",
         _silent,
-        ("settings", "libvirt"),
+        ("libvirt",),
+        doubt=_asked,
     ),
 )
 CHECKS = (
@@ -177,14 +213,16 @@ CHECKS = (
         configuration says so. QEMU processes and the sockets of other libvirt daemons are compared with what the
         configured ones show. Root sees all of them, others only their own.""",
         _unseen,
-        ("settings", "complete", "processes"),
+        ("settings", "complete", "processes", "veiled"),
+        doubt=scope.processes,
     ),
     Check(
         "host-guests-none",
         "there are guests",
         """A host without guests is nothing wrong, unless they are where nobody looks.""",
         _none,
-        ("settings", "complete"),
+        ("settings", "complete", "processes", "veiled"),
+        doubt=scope.guests_or_processes,
     ),
     Check(
         "host-guest-moved",
@@ -217,7 +255,7 @@ CHECKS = (
         "names of guests fit the protocol",
         """A request has room for 63 bytes of a guest's name. Longer ones are refused or cut; the UUID always fits.""",
         _long,
-        ("answering",),
+        ("settings", "answering"),
         doubt=scope.guests,
     ),
     Check(
@@ -231,8 +269,9 @@ CHECKS = (
     Check(
         "host-guest-denied",
         "every guest may be fenced by somebody",
-        """With access rules everything is denied that no group allows. Guests that are no cluster nodes need no
-        group.""",
+        """With access rules everything is denied that no group allows. Guests that are no cluster nodes need no group,
+        and the host cannot tell which guests are nodes: so it is a note, and a warning once nobody may be fenced at
+        all. The cluster can tell: there a node whose guest the rules forget is an error, cluster-guest-missing.""",
         _denied,
         ("settings", "answering"),
         doubt=scope.listed_guests,

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 
 from vmfence.config.settings import MulticastSettings, TcpSettings
 from vmfence.errors import ListenError, VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, command_line
 from vmfence.host import network, scope
 from vmfence.host.facts import Facts
 from vmfence.host.network import Bridge
+from vmfence.packetfilter import lasting
 
 _CHANGE_IT = "vmfence host configure"
 
@@ -33,8 +34,8 @@ def _interface_down(facts: Facts) -> Iterator[Fault]:
     for one in facts.multicast:
         found = facts.interface(one.interface) if one.interface else None
         if found is not None and not found.is_up:
-            command = f"ip link set {found.name} up"
-            yield Fault(ERROR, f"interface {found.name}", "is down, so nothing of any guest arrives", "down", command)
+            remedy = lasting.link(command_line(["ip", "link", "set", "dev", found.name, "up"]))
+            yield Fault(ERROR, f"interface {found.name}", "is down, so nothing of any guest arrives", "down", remedy)
 
 
 def _interface_unset(facts: Facts) -> Iterator[Fault]:

@@ -16,12 +16,11 @@ from vmfence.host.pool_report import PoolHost, PoolReport
 def _names(facts: Facts) -> Iterator[Fault]:
     nameless = [node for node, name in sorted((facts.corosync.nodes or {}).items()) if not name]
     if nameless:
-        is_asked = facts.settings.backend.fenced_command is None
-        message = "hosts have no name, by which Pacemaker is asked whether one was fenced: no answer counts as no"
-        if not is_asked:
-            message = "hosts have no name, and fenced_command gets an empty one"
+        command = facts.settings.backend.fenced_command
+        message = f"hosts have no name, by which {'Pacemaker' if command is None else 'fenced_command'} is asked"
+        message += " whether one was fenced: that counts as no"
         remedy = f"add name: to each node in {CONFIG_FILE}, as Pacemaker calls it; then: corosync-cfgtool -R"
-        yield Fault(WARNING if is_asked else NOTE, f"node {numbers(nameless)}", message, "no name", remedy)
+        yield Fault(WARNING, f"node {numbers(nameless)}", message, "no name", remedy)
 
 
 def _listed(facts: Facts) -> VmfenceError | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from vmfence.findings import NOTE, WARNING, Check, Fault
+from vmfence.findings import NOTE, WARNING, Check, Fault, counted
 from vmfence.host.facts import Facts
 
 
 def _unkept(facts: Facts) -> Iterator[Fault]:
-    folder = facts.settings.daemon.state_dir
+    folder = str(facts.status["state_dir"])
     look = f"df -h {shlex.quote(folder)}; ls -la {shlex.quote(folder)}"
     if trouble := facts.status["signatures"]["trouble"]:
         message = "accepted signatures are not kept on disk: once the daemon is restarted, recordings count as new"
@@ -18,10 +18,10 @@ def _unkept(facts: Facts) -> Iterator[Fault]:
     lost, trouble = facts.status["history"]["lost"], facts.status["history"]["trouble"]
     if trouble:
         message = "fencing is not written into the history"
-        yield Fault(WARNING, folder, message, f"{lost} records lost, the last one: {trouble}", look)
+        yield Fault(WARNING, folder, message, f"{counted(lost, 'record')} lost, the last one: {trouble}", look)
     elif lost:
         message = "some fencing is missing in the history, which can be written again"
-        yield Fault(NOTE, folder, message, f"{lost} records lost since the daemon was started")
+        yield Fault(NOTE, folder, message, f"{counted(lost, 'record')} lost since the daemon was started")
 
 
 CHECKS = (
@@ -32,6 +32,6 @@ CHECKS = (
         request, and who fenced whom. A disk that is full or read-only does not stop fencing, and this is lost. The
         daemon notices with the next request.""",
         _unkept,
-        ("settings", "status"),
+        ("status",),
     ),
 )

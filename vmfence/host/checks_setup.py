@@ -11,6 +11,7 @@ from vmfence.host import scope, unit
 from vmfence.host.facts import Facts
 from vmfence.protocol.auth import Hash
 
+KEYGEN = "vmfence host keygen --force"
 _SETUP, _CHANGE_IT = "vmfence host setup", "vmfence host configure"
 RELOAD = ("systemctl", "reload", unit.NAME)
 _AHEAD_S = 60.0
@@ -56,15 +57,21 @@ def _key_unusable(facts: Facts) -> Iterator[Fault]:
 
 def _key_weak(facts: Facts) -> Iterator[Fault]:
     for key in facts.keys:
-        for weakness in key.weaknesses:
-            yield Fault(WARNING, key.path, weakness, f"SHA256 {key.fingerprint}", "vmfence host keygen --force")
+        if key.weaknesses:
+            message = "; ".join(": ".join(filter(None, (one.what, one.why))) for one in key.weaknesses)
+            remedy = "; ".join(dict.fromkeys(one.remedy for one in key.weaknesses if one.remedy))
+            yield Fault(WARNING, key.path, message, f"SHA256 {key.fingerprint}", remedy or KEYGEN)
 
 
 def _key_stale(facts: Facts) -> Iterator[Fault]:
     in_use = {str(key["path"]): str(key["sha256"]) for key in facts.status["keys"]}
     for key in facts.keys:
         used = in_use.get(key.path)
-        if key.fingerprint and used not in (None, key.fingerprint):
+        if key.fingerprint and used is None:
+            message = "the daemon does not run with this key, so who has it is not heard"
+            seen = f"it has {', '.join(in_use) or 'no key'}"
+            yield Fault(ERROR, key.path, message, seen, *reload(facts))
+        elif key.fingerprint and used != key.fingerprint:
             message = "the daemon runs with another key than the file has now, so who has the new one is not heard"
             yield Fault(ERROR, key.path, message, f"file {key.fingerprint}, daemon {used}", *reload(facts))
 
@@ -74,6 +81,12 @@ def reload(facts: Facts) -> tuple[str, tuple[str, ...] | None]:
     if not isinstance(facts.unit, VmfenceError) and facts.unit.is_active:
         return " ".join(RELOAD), RELOAD
     return f"kill -HUP {facts.status['pid']}", None
+
+
+def log(facts: Facts) -> str:
+    """Return where the daemon's log is read."""
+    has_journal = not isinstance(facts.unit, VmfenceError) and facts.unit.is_manager and facts.unit.path is not None
+    return f"journalctl -u {unit.NAME}" if has_journal else "see the daemon's log, which is its standard error"
 
 
 def _open(facts: Facts) -> Iterator[Fault]:
@@ -197,7 +210,12 @@ CHECKS = (
         "host-access-open",
         "access rules say who may fence whom",
         """Without groups every guest that has the key may fence every other guest of this host. That is how fence_virtd
-        works too; with guests of several clusters or owners on one host it is a risk.""",
+        works too; with guests of several clusters or owners on one host it is a risk.
+
+        It is a note and no more, because host setup leaves it so on purpose: the nodes of one cluster have to fence one
+        another, and whether the guests of a host belong together nobody can see from here. A warning on every new host
+        would only teach people to pass over warnings. Groups that cannot be read are an error: the daemon does not
+        start.""",
         _no_rules,
         ("settings",),
     ),

@@ -6,15 +6,20 @@ now.  It may hold access rules: to pass over it would look at, or write, what no
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vmfence.config import settings as configuration
+from vmfence.config.grammar import FILE_BYTES_MAX
 from vmfence.config.settings import CONTROL_SOCKET, SEARCH_PATHS
-from vmfence.errors import VmfenceError
+from vmfence.errors import ConfigError, ConfigErrors, VmfenceError
 from vmfence.host import control, execstart
 
 _ASK_S = 1.5
+_CONTROL_SOCKET = re.compile(r'^[^#\n]*\bcontrol_socket\s*=\s*"(/[^"\n]+)"', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,33 @@ def running() -> str | None:
         return str(control.ask(CONTROL_SOCKET, _ASK_S)["config"])
     except VmfenceError:
         return None
+
+
+def paths_of(fault: VmfenceError) -> tuple[str, ...]:
+    """Return the configuration that a *fault* found when it was read is about, if it names one that is there."""
+    one = fault.faults[0] if isinstance(fault, ConfigErrors) else fault
+    return (one.path,) if isinstance(one, ConfigError) and os.path.lexists(one.path) else ()
+
+
+def control_socket(paths: Iterable[str]) -> tuple[str, bool]:
+    """Return where the daemon may answer by faulty configurations at *paths*, and whether they say so.
+
+    That is the usual place where they name none, or one where nothing is.
+    """
+    told = None
+    for path in filter(os.path.isfile, paths):
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+            told = told or _CONTROL_SOCKET.search(file.read(FILE_BYTES_MAX))
+    place = CONTROL_SOCKET if told is None or not os.path.exists(told[1]) else told[1]
+    return place, told is not None
+
+
+def daemon_uris(place: str) -> tuple[str, ...]:
+    """Return the hypervisors that the daemon at the control socket *place* asks; none where no daemon tells."""
+    try:
+        return tuple(str(one["uri"]) for one in control.ask(place, _ASK_S)["hypervisors"])
+    except VmfenceError:
+        return ()
 
 
 def is_found_unnamed(path: str) -> bool:

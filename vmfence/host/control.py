@@ -15,19 +15,52 @@ import json
 import os
 import socket
 import stat
+import struct
 from collections.abc import Mapping
 from typing import Any, Callable
 
 from vmfence.errors import NotPermitted, Unreachable, VmfenceError
+from vmfence.host import execstart
 from vmfence.host.streams import hang_up
 
 VERSION = 1
 GROUP = "vmfence"
+RESTART = "restart the daemon"  # remedy of a reload that was refused for what only a start takes
 _LINE_BYTES_MAX = 4096
 _REQUEST_S = 2.0
 _ANSWER_BYTES_MAX = 4 << 20
 _CONNECTIONS_MAX = 16
+_UCRED = struct.Struct("=iII")  # pid, uid, gid
+_RUNNING_SYSTEMD = "/run/systemd/system"  # sd_booted(3)
 _MOMENT_MAX = 1e11  # seconds of the wall clock: in the year 5138, which calendars can show
+
+
+class Silent(Unreachable):
+    """Somebody has the control socket and does not answer: a daemon that hangs or was stopped, process *pid*.
+
+    *pid* 0: the kernel does not tell it.
+    """
+
+    def __init__(self, path: str, pid: int, why: str) -> None:
+        self.pid = pid
+        who = f"process {pid}" if pid else "a process"
+        super().__init__(f"{who} runs and does not answer at {path}", why, restart_remedy(pid))
+
+
+def restart_remedy(pid: int) -> str:
+    """Return how to restart a daemon that hangs as process *pid*."""
+    if _has_service():
+        return f"restart it: systemctl restart {execstart.NAME}"
+    return f"end it with kill -KILL {pid or 'PID'}, and start it again as it was: vmfence host daemon"
+
+
+def reload_command(pid: int) -> str:
+    """Return the command that has the daemon, process *pid*, read its files again."""
+    return "systemctl reload vmfence" if _has_service() else f"kill -HUP {pid}"
+
+
+def _has_service() -> bool:
+    return os.path.isdir(_RUNNING_SYSTEMD) and execstart.find_unit() is not None
 
 
 class ControlSocket:
@@ -121,13 +154,18 @@ def ask_pool(path: str, timeout_s: float = 5.0) -> dict[str, Any] | None:
 
 def _converse(path: str, command: str, timeout_s: float) -> dict[str, Any]:
     """Return what the daemon at *path* answers.  Raises as ask()."""
+    pid: int | None = None
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_s)
             connection.connect(path)
+            pid = _pid_of_peer(connection)
             connection.sendall(json.dumps({"version": VERSION, "command": command}).encode() + b"\n")
             answer = _read_line(connection)
     except OSError as error:
+        is_full = isinstance(error, (BlockingIOError, socket.timeout))  # so many wait that one more is not taken
+        if pid is not None or is_full:
+            raise Silent(path, pid or 0, error.strerror or f"no answer within {timeout_s:g} s") from error
         raise _unreachable(path, error) from error
     try:
         found = json.loads(answer)
@@ -136,6 +174,23 @@ def _converse(path: str, command: str, timeout_s: float) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise _nonsense(path, command, answer[:200])
     return found
+
+
+def ask_pid(path: str, timeout_s: float = 5.0) -> int:
+    """Return which process listens at *path*, also one that hangs; 0 for none, or where the kernel does not tell."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout_s)
+            connection.connect(path)
+            return _pid_of_peer(connection)
+    except OSError:
+        return 0
+
+
+def _pid_of_peer(connection: socket.socket) -> int:
+    """Return the process that listens at the other end (unix(7)); 0 for one outside our process namespace."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return int(_UCRED.unpack(credentials)[0])
 
 
 def _nonsense(path: str, command: str, found: Any) -> VmfenceError:
@@ -173,15 +228,21 @@ _SHAPE: dict[str, Any] = {
     "started_at": _is_moment,
     "read_at": _is_moment,
     "config": str,
+    "refused_reload": lambda value: value is None or _fits(value, {"at": _is_moment, "reason": str, "remedy": str}),
+    "state_dir": str,
     "listeners": [{"where": str, "is_optional": bool, "is_open": bool, "trouble": str, "unheard": _are_reasons}],
     "backend": str,
-    "hypervisors": [{"uri": str, "is_answering": bool, "trouble": str, "connections": int}],
+    "hypervisors": [
+        {"uri": str, "is_answering": bool, "trouble": str, "connections": int, "calls": int, "answered_at": _is_moment}
+    ],
     "keys": [{"owner": str, "path": str, "sha256": str}],
     "access_rules": int,
     "in_flight": int,
     "requests": [{"action": str, "result": str, "count": int}],
     "rejected": _is_tally,
     "last_rejected": [{"at": _is_moment, "origin": str, "reason": str}],
+    "last_failed": [{"at": _is_moment, "origin": str, "action": str, "reason": str}],
+    "last_answered": lambda value: isinstance(value, dict) and all(map(_is_moment, value.values())),
     "signatures": {"trouble": str},
     "history": {"lost": int, "trouble": str},
 }

@@ -25,7 +25,7 @@ from vmfence.config.settings import Settings
 from vmfence.errors import ListenError, Unreachable, VmfenceError
 from vmfence.host import assemble
 from vmfence.host.backends.base import Backend
-from vmfence.host.control import ControlSocket
+from vmfence.host.control import RESTART, ControlSocket
 from vmfence.host.history import History
 from vmfence.host.links import LinkWatch
 from vmfence.host.notify import ServiceManager
@@ -90,7 +90,9 @@ class Daemon:
     def __init__(self, options: Options, manager: ServiceManager) -> None:
         self._options, self._manager = options, manager
         self._path = configuration.find(options.config)
-        self._plan = self._load()
+        self._plan, self._read_at = self._load()
+        self._take_level(self._plan.settings)
+        self._refused_reload: dict[str, Any] | None = None
         self._backend = assemble.make_backend(self._plan.settings)
         self._service = Service(self._backend, _rules(self._plan))
         state_dir = self._plan.settings.daemon.state_dir
@@ -102,7 +104,7 @@ class Daemon:
         self._background: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._listeners = Listeners(self._reception, self._listener_changed)
-        self._stop = self._reload = False
+        self._stop = self._reload = self._has_served = False
 
     async def run(self) -> None:
         """Serve until SIGTERM, SIGINT or SIGQUIT.  Raises VmfenceError when the start fails."""
@@ -118,6 +120,7 @@ class Daemon:
             self._run_beside(self._feed_watchdog(self._manager.watchdog_s / 2))
         try:
             if await self._start():
+                self._has_served = True
                 self._manager.ready(self._status())
                 log.info("ready: %s", self._status())
                 await self._serve()
@@ -136,6 +139,8 @@ class Daemon:
             "started_at": self._started_at,
             "read_at": self._read_at,
             "config": os.path.abspath(self._plan.settings.path),
+            "refused_reload": self._refused_reload,
+            "state_dir": os.path.abspath(self._plan.settings.daemon.state_dir),
             "listeners": self._listeners.describe(),
             "backend": self._plan.settings.backend.name,
             "hypervisors": [asdict(status) for status in self._backend.describe()],
@@ -176,16 +181,17 @@ class Daemon:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _load(self) -> assemble.Plan:
+    def _load(self) -> tuple[assemble.Plan, float]:
+        """Return what the files say now, and since when that is known, in seconds of the wall clock."""
         begun_at = time.time()
         settings = configuration.load(self._path)
         for warning in settings.warnings:
             log.warning("%s", warning)
-        plan = assemble.read_plan(settings)
-        self._read_at = begun_at
+        return assemble.read_plan(settings), begun_at
+
+    def _take_level(self, settings: Settings) -> None:
         level = self._options.debug if self._options.debug is not None else settings.daemon.debug
         logging.getLogger("vmfence").setLevel(logging.DEBUG if level else logging.INFO)
-        return plan
 
     async def _start(self) -> bool:
         """Open everything; with wait_for_init try until it works.  Return whether to serve (False: told to stop)."""
@@ -236,7 +242,7 @@ class Daemon:
     async def _take_new_settings(self) -> None:
         """Swap to the settings on disk, or keep the present ones if anything about the new ones is wrong."""
         try:
-            plan = self._load()
+            plan, read_at = self._load()
             _refuse_moved_state(self._plan.settings, plan.settings)
             backend = self._backend_for(plan)
             try:
@@ -246,8 +252,11 @@ class Daemon:
                 raise
         except VmfenceError as error:
             log.error("reload refused, the settings in force stay: %s", error)
+            reason = ": ".join(filter(None, (error.what, error.why)))
+            self._refused_reload = {"at": time.time(), "reason": reason, "remedy": error.remedy}
             return
-        self._plan = plan
+        self._plan, self._read_at, self._refused_reload = plan, read_at, None
+        self._take_level(plan.settings)
         self._swap_backend(backend)
         self._take_rules(plan)
         log.info("reloaded: %s", self._status())
@@ -320,7 +329,8 @@ class Daemon:
 
     async def _finish(self) -> None:
         self._manager.stopping()
-        log.info("stopping")
+        if self._stop or self._has_served:  # else the error that ends the start says enough
+            log.info("stopping")
         await self._listeners.close()
         end = time.monotonic() + FINISH_S
         await self._reception.drain(FINISH_S)
@@ -349,7 +359,7 @@ def _rules(plan: assemble.Plan) -> Rules:
 def _refuse_moved_state(old: Settings, new: Settings) -> None:
     for name in ("state_dir", "control_socket"):
         if getattr(old.daemon, name) != getattr(new.daemon, name):
-            raise VmfenceError(f"{name} cannot change while the daemon runs", "", "restart the daemon")
+            raise VmfenceError(f"{name} cannot change while the daemon runs", "", RESTART)
     for name in ("name", "fenced_command"):
         if getattr(old.backend, name) != getattr(new.backend, name) and "cpg" in (old.backend.name, new.backend.name):
-            raise VmfenceError("the pool cannot change while the daemon runs", "", "restart the daemon")
+            raise VmfenceError("the pool cannot change while the daemon runs", "", RESTART)

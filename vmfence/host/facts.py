@@ -13,7 +13,7 @@ from vmfence import proc
 from vmfence.config import settings as configuration
 from vmfence.config.settings import SEARCH_PATHS, MulticastSettings, Settings, TcpSettings
 from vmfence.errors import NotPermitted, Unreachable, VmfenceError
-from vmfence.findings import NotAsked, NotReached
+from vmfence.findings import NotAsked, NotReached, is_forbidden
 from vmfence.host import (
     assemble,
     config_search,
@@ -21,6 +21,7 @@ from vmfence.host import (
     ground,
     hidden,
     kernel,
+    libvirt_unit,
     network,
     openings,
     pool_facts,
@@ -33,6 +34,7 @@ from vmfence.host.backends.inventory import GuestFacts, Inventory
 from vmfence.host.ground import KeyFacts
 from vmfence.host.hidden import Process
 from vmfence.host.kernel import Holder, Network
+from vmfence.host.libvirt_unit import LibvirtUnit
 from vmfence.host.network import Interface
 from vmfence.host.pool.corosync import Sight
 from vmfence.host.pool_facts import NO_POOL, Fencing
@@ -43,6 +45,7 @@ from vmfence.host.unit import UnitFacts
 from vmfence.packetfilter import firewall
 from vmfence.packetfilter.firewall import Firewall
 from vmfence.packetfilter.rules import Opening
+from vmfence.together import Once
 
 LIBVIRT_S = 3.0
 _STATUS_S = 2.0
@@ -56,13 +59,15 @@ _SOCKET_FOLDER = "/run/libvirt"
 class Libvirt:
     """*found*: the URIs of the configuration that answer, *silent*: the others with their errors.
 
-    *elsewhere*: what else has a libvirt on this host; *sockets*: the daemons' that are there.
+    *elsewhere*: what else has a libvirt on this host; *sockets*: the daemons' that are there; *unit*: which daemon
+    systemd has, asked where one is silent.
     """
 
     found: tuple[Inventory, ...] = ()
     silent: tuple[tuple[str, Unreachable], ...] = ()
     elsewhere: tuple[Inventory, ...] = ()
     sockets: tuple[str, ...] = ()
+    unit: LibvirtUnit = LibvirtUnit()
 
     @property
     def guests(self) -> tuple[GuestFacts, ...]:
@@ -72,10 +77,14 @@ class Libvirt:
 
 @dataclass(frozen=True)
 class Clock:
-    """*is_synchronised* None: nobody can tell.  *newest*: the latest moment that a file or the daemon knows of."""
+    """*is_synchronised* None: nobody can tell, or *silence* says why who could does not.
+
+    *newest*: the latest moment that a file or the daemon knows of.
+    """
 
     is_synchronised: bool | None = None
     newest: float = 0.0
+    silence: VmfenceError | None = None
 
 
 @dataclass(frozen=True)
@@ -83,9 +92,11 @@ class Facts:
     """All facts; what could not be gathered is the VmfenceError instead, and rules that need it are not asked.
 
     *path*: the configuration that counts; *accepted*: True where the daemon would take it with its keys.  *holders*:
-    sockets at the ports of the listeners; *processes*: QEMU's; *way_back*: commands that let out call-backs.
-    *program*: the words that start vmfence.  *now*: seconds of the wall clock.  *corosync*, *pool* (None: the daemon
-    runs without one), *fencing*: of a pool of hosts, if this is one of them.
+    sockets at the ports of the listeners; *processes*: QEMU's; *way_back*: what lets out call-backs.
+    *peer*: the process that listens at the daemon's control socket, or 0; *own*: the addresses of this host.
+    *veiled*: how many processes this user cannot see as he would have to.  *program*: the words that start vmfence.
+    *now*: seconds of the wall clock.  *corosync*, *pool* (None: the daemon runs without one), *fencing*: of a pool of
+    hosts, if this is one of them.
     """
 
     path: str
@@ -101,7 +112,7 @@ class Facts:
     libvirt: Libvirt
     processes: tuple[Process, ...]
     firewall: Firewall
-    way_back: tuple[str, ...]
+    way_back: Firewall
     unit: UnitFacts
     selinux: SELinux
     clock: Clock
@@ -110,6 +121,21 @@ class Facts:
     corosync: Sight = NO_POOL  # type: ignore[assignment]
     pool: PoolReport = NO_POOL  # type: ignore[assignment]
     fencing: Fencing = NO_POOL  # type: ignore[assignment]
+    peer: int = 0
+    own: frozenset[str] = frozenset()
+    veiled: int = 0
+
+    @property
+    def synchronised(self) -> object:
+        """What the clock is, or the error that keeps it from being known whether it is kept right."""
+        return self.clock if isinstance(self.clock, VmfenceError) else self.clock.silence or self.clock
+
+    @property
+    def compared(self) -> object:
+        """The files that are newer than the daemon; while that is silent, which is told as such, nobody knows."""
+        if isinstance(self.status, VmfenceError):
+            return self.status if is_forbidden(self.status) else NotReached("the daemon does not answer")
+        return self.stale
 
     @property
     def joined(self) -> object:
@@ -131,7 +157,7 @@ class Facts:
     @property
     def heard(self) -> object:
         """The probes if one was answered, else why not: then nobody knows who would have answered."""
-        if isinstance(self.probes, VmfenceError) or any(one.ours or one.others for one in self.probes):
+        if isinstance(self.probes, VmfenceError) or any(one.is_heard for one in self.probes):
             return self.probes
         return next((one.error for one in self.probes if one.error is not None), self.probes)
 
@@ -170,67 +196,98 @@ class Facts:
             return None
         return all(each.got_through for each in self.probes)
 
+    def is_served(self) -> bool | None:
+        """Whether every listener that was tried answered with what was asked for; None when none was tried."""
+        if isinstance(self.probes, VmfenceError) or not self.probes:
+            return None
+        return all(each.is_served for each in self.probes)
+
     def interface(self, name: str) -> Interface | None:
         """Return the interface of that name, None when there is none."""
         return next((one for one in self.interfaces if one.name == name), None)
 
 
 def load(config: str | None) -> Gatherers:
-    """Return what is read first: the configuration, on which most of the rest depends."""
-    return {"settings": lambda: configuration.load(config_search.find(config).path)}
+    """Return what is read first: the configuration, on which most of the rest depends, and how it was found."""
+    find = Once(lambda _: config_search.find(config))
+    return {"settings": lambda: configuration.load(find("").path), "place": lambda: find("")}
 
 
 def everything(settings: Settings | VmfenceError) -> Gatherers:
-    """Return what can be gathered once the configuration is known; little where it cannot be read."""
+    """Return what can be gathered once the configuration is known; where it cannot be read, what does without."""
     known: Gatherers = {
         "interfaces": network.read_interfaces,
-        "libvirt": lambda: read_libvirt(None if isinstance(settings, VmfenceError) else settings),
+        "network": lambda: kernel.read_network(one.name for one in network.read_interfaces()),
+        "own": kernel.read_own_addresses,
         "processes": hidden.read_processes,
+        "veiled": hidden.count_veiled,
         "unit": unit.look,
     }
     if isinstance(settings, VmfenceError):
-        error = NotReached("the configuration cannot be read")
-        names = (
-            "accepted",
-            "keys",
-            "network",
-            "holders",
-            "status",
-            "stale",
-            "probes",
-            "firewall",
-            "way_back",
-            "selinux",
-            "clock",
-            "corosync",
-            "pool",
-            "fencing",
-        )
-        return {**known, **{name: _raiser(error) for name in names}}
+        return {**known, **_without(settings)}
+    rules = Once(firewall.read_rules)
     return {
         **known,
+        "libvirt": lambda: read_libvirt(settings.backend.uris),
+        "peer": lambda: control.ask_pid(settings.daemon.control_socket, _STATUS_S),
         "accepted": lambda: accept(settings),
         "keys": lambda: read_keys(settings),
-        "network": lambda: kernel.read_network(one.name for one in network.read_interfaces()),
         "holders": lambda: kernel.read_holders(ports(settings)),
         "status": lambda: control.ask(settings.daemon.control_socket, _STATUS_S),
-        "stale": lambda: read_stale(settings),
+        "stale": lambda: read_stale(settings.daemon.control_socket, settings.path),
         "probes": lambda: probe.try_listeners(settings),
-        "firewall": lambda: read_firewall(settings),
-        "way_back": lambda: read_way_back(settings),
+        "firewall": lambda: read_firewall(settings, rules),
+        "way_back": lambda: read_way_back(settings, rules),
         "selinux": lambda: selinux.look([settings.path, *ground.key_files(settings, with_groups=True)]),
-        "clock": lambda: read_clock(settings),
+        "clock": lambda: read_clock(
+            [settings.path, *ground.key_files(settings, with_groups=True), settings.daemon.control_socket]
+        ),
         "corosync": lambda: pool_facts.look_at_corosync(settings),
         "pool": lambda: pool_facts.read_report(settings),
         "fencing": lambda: pool_facts.read_fencing(settings),
     }
 
 
+def _without(fault: VmfenceError) -> Gatherers:
+    """Return what is gathered of a host whose configuration has a *fault*: its daemon may run well on an older one."""
+    paths = config_search.paths_of(fault)
+    place, is_told = config_search.control_socket(paths)
+    unread: VmfenceError = NotReached("the configuration cannot be read")
+    if is_forbidden(fault):
+        unread = NotPermitted("this user may not read the configuration", "", "run this as root")
+    names = ("accepted", "keys", "holders", "probes", "firewall", "way_back", "corosync", "pool", "fencing")
+    return {
+        "libvirt": lambda: read_libvirt(config_search.daemon_uris(place)),
+        "peer": lambda: control.ask_pid(place, _STATUS_S),
+        "status": lambda: _ask_at(place, is_told),
+        "stale": lambda: read_stale(place, *paths),
+        "selinux": lambda: selinux.look(paths),
+        "clock": lambda: read_clock([*paths, place]),
+        **{name: _raiser(unread) for name in names},
+    }
+
+
+def _ask_at(place: str, is_told: bool) -> dict[str, Any]:
+    """Return the status of the daemon at *place*; silence there tells something only if the configuration names it."""
+    try:
+        return control.ask(place, _STATUS_S)
+    except control.Silent:
+        raise
+    except Unreachable as error:
+        if is_told:
+            raise
+        why = f"it may answer elsewhere than at {place}"
+        raise NotReached("no daemon answers at the usual place, and the configuration cannot be read", why) from error
+
+
 def complete(config: str | None, gathered: Mapping[str, Any]) -> Facts:
-    """Return the facts made of what was *gathered*."""
+    """Return the facts made of what was *gathered*; how the configuration was found is none."""
+    gathered = {name: value for name, value in gathered.items() if name != "place"}
     settings = gathered["settings"]
     path = config or SEARCH_PATHS[0] if isinstance(settings, VmfenceError) else settings.path
-    return Facts(path=path, **gathered, program=unit.program(), now=time.time())
+    found = gathered["network"]
+    found = kernel.count_again(found) if isinstance(found, Network) else found
+    return Facts(path=path, **{**gathered, "network": found}, program=unit.program(), now=time.time())
 
 
 def accept(settings: Settings) -> bool:
@@ -256,16 +313,19 @@ def ports(settings: Settings) -> frozenset[tuple[str, int]]:
     return frozenset(udp | {("tcp", one.port) for one in settings.listeners if isinstance(one, TcpSettings)})
 
 
-def read_stale(settings: Settings) -> tuple[str, ...]:
-    """Return the files that were changed since the daemon read them, the unit too.  Raises VmfenceError."""
-    status = control.ask(settings.daemon.control_socket, _STATUS_S)
+def read_stale(place: str, config: str = "") -> tuple[str, ...]:
+    """Return the files that were changed since the daemon at *place* read them, the unit too.  Raises VmfenceError.
+
+    *config*: what it should run with, "": what it does.
+    """
+    status = control.ask(place, _STATUS_S)
     unit_path = next((path for path in (unit.INSTALL_PATH,) if os.path.exists(path)), None)
-    return tuple(ground.stale_files(status, settings.path, unit_path))
+    return tuple(ground.stale_files(status, config or str(status["config"]), unit_path))
 
 
-def read_libvirt(settings: Settings | None, run: str = _SOCKET_FOLDER) -> Libvirt:
-    """Return what libvirt has, also where the daemon does not look.  Raises NotPermitted when this user may not ask."""
-    uris = tuple(dict.fromkeys(settings.backend.uris)) if settings else ()
+def read_libvirt(wanted_uris: Iterable[str], run: str = _SOCKET_FOLDER) -> Libvirt:
+    """Return what libvirt has at *wanted_uris* and elsewhere.  Raises NotPermitted when this user may not ask."""
+    uris = tuple(dict.fromkeys(wanted_uris))
     others = [uri for uri in inventory.candidate_uris() if uri not in uris and _is_there(uri, run)]
     found, errors = inventory.survey([*uris, *others], LIBVIRT_S)
     answered = {one.uri for one in found}
@@ -278,6 +338,7 @@ def read_libvirt(settings: Settings | None, run: str = _SOCKET_FOLDER) -> Libvir
         wanted,
         tuple(one for one in found if one.uri not in uris),
         tuple(path for name in _SOCKETS if os.path.exists(path := f"{run}/{name}")),
+        libvirt_unit.find_unit() if wanted else LibvirtUnit(),
     )
 
 
@@ -286,7 +347,7 @@ def _is_there(uri: str, run: str) -> bool:
     return uri != inventory.DEFAULT_URI or any(os.path.exists(f"{run}/{name}") for name in _SOCKETS)
 
 
-def read_firewall(settings: Settings) -> Firewall:
+def read_firewall(settings: Settings, rules: firewall.Reader) -> Firewall:
     """Return what the firewall lacks.  Raises NotPermitted unless root asks: rules are shown to no other user."""
     if os.geteuid() != 0:
         raise NotPermitted("this user may not read the firewall", "", "run this as root")
@@ -296,28 +357,27 @@ def read_firewall(settings: Settings) -> Firewall:
     if any(getattr(one, "interface", "") is None or isinstance(one, TcpSettings) for one in settings.listeners):
         found = inventory.survey(dict.fromkeys(settings.backend.uris), LIBVIRT_S)[0]
         bridges = [bridge.name for bridge in network.bridges(interfaces, found) if bridge.guests]
-    return firewall.look(openings.openings(settings, addresses.get, bridges), openings.SERVICE_FILE)
+    return firewall.look(openings.openings(settings, addresses.get, bridges), openings.SERVICE_FILE, rules)
 
 
-def read_way_back(settings: Settings) -> tuple[str, ...]:
+def read_way_back(settings: Settings, rules: firewall.Reader) -> Firewall:
     """Return what would let out the connections back to guests.  Raises VmfenceError, NotPermitted unless root asks."""
     if os.geteuid() != 0:
         raise NotPermitted("this user may not read the firewall", "", "run this as root")
     listeners = [one for one in settings.listeners if isinstance(one, MulticastSettings)]
-    return firewall.look_out([Opening("tcp", one.port, one.interface, one.family) for one in listeners])
+    return firewall.look_out([Opening("tcp", one.port, one.interface, one.family) for one in listeners], rules)
 
 
-def read_clock(settings: Settings) -> Clock:
-    """Return whether the clock is synchronised, and the newest moment that files know of."""
-    files = [settings.path, *ground.key_files(settings, with_groups=True), settings.daemon.control_socket]
+def read_clock(files: Iterable[str]) -> Clock:
+    """Return whether the clock is synchronised, and the newest moment that *files* know of."""
     newest = max((os.stat(path).st_mtime for path in files if os.path.exists(path)), default=0.0)
     program = shutil.which("timedatectl", path=proc.system_path())
     if program is None or not os.path.isdir("/run/systemd/system"):
         return Clock(None, newest)
     try:
         told = proc.run([program, "show", "--property=NTPSynchronized", "--value"], _ASK_S).stdout.strip()
-    except VmfenceError:
-        told = ""
+    except VmfenceError as error:
+        return Clock(None, newest, error)
     return Clock({"yes": True, "no": False}.get(told), newest)
 
 

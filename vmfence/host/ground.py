@@ -40,7 +40,7 @@ class KeyFacts:
     fingerprint: str = ""
     owner: int = 0
     fault: VmfenceError | None = None
-    weaknesses: tuple[str, ...] = ()
+    weaknesses: tuple[KeyFileError, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def read_key(path: str) -> KeyFacts:
             True,
             keyfile.fingerprint(key),
             os.stat(path).st_uid,
-            weaknesses=tuple(str(weakness) for weakness in keyfile.judge(path)),
+            weaknesses=tuple(keyfile.judge(path)),
         )
     except KeyFileError as error:
         return KeyFacts(path, True, fault=error)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import pwd
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _QEMU = re.compile(r"qemu|kvm")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -15,12 +16,16 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Process:
-    """A QEMU process: the guest's name and UUID as they stand in its command line, and the user that runs it."""
+    """A QEMU process: the guest's name and UUID as they stand in its command line, and the user that runs it.
+
+    *user_name*: "" where nobody knows one.
+    """
 
     pid: int
     name: str
     uuid: str
     user: int
+    user_name: str = ""
 
 
 def read_processes(proc_folder: str = "/proc") -> tuple[Process, ...]:
@@ -32,8 +37,43 @@ def read_processes(proc_folder: str = "/proc") -> tuple[Process, ...]:
             with contextlib.suppress(OSError):
                 process = _process(folder)
                 if process is not None and os.readlink(f"{folder}/ns/net") == ours:
-                    found.append(process)
+                    found.append(replace(process, user_name=_user_name(process.user)))
     return tuple(found)
+
+
+def count_veiled(proc_folder: str = "/proc") -> int:
+    """Return how many processes may be guests of ours, and this user may not see whether they are.
+
+    They are QEMU's whose network is not shown, and where others' processes are hidden (hidepid) the first of all, which
+    stands for them.
+    """
+    return sum(_is_veiled(folder) for folder in {f"{proc_folder}/1", *glob.glob(f"{proc_folder}/[0-9]*")})
+
+
+def _is_veiled(folder: str) -> bool:
+    is_first = os.path.basename(folder) == "1"
+    try:
+        is_guest = _process(folder) is not None
+    except FileNotFoundError:
+        return is_first  # any other has just ended
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    try:
+        os.readlink(f"{folder}/ns/net")
+    except PermissionError:
+        return is_guest
+    except OSError:
+        return False
+    return False
+
+
+def _user_name(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return ""
 
 
 def _process(folder: str) -> Process | None:

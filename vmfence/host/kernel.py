@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmfence.errors import VmfenceError
 
@@ -65,13 +65,17 @@ class Link:
 
 @dataclass(frozen=True)
 class Network:
-    """*memberships*: interface -> groups joined; *filtered*: packets that the reverse path filter has dropped."""
+    """*memberships*: interface -> groups joined; *filtered*: packets that the reverse path filter has dropped.
+
+    *filtered_meanwhile*: those of them that it dropped while the check went on.
+    """
 
     memberships: dict[str, frozenset[str]]
     routes: tuple[Route, ...] = ()
     neighbours: tuple[tuple[str, str], ...] = ()
     links: tuple[Link, ...] = ()
     filtered: int = 0
+    filtered_meanwhile: int = 0
 
     def link(self, name: str) -> Link | None:
         """Return the interface of that name, None when there is none."""
@@ -90,6 +94,38 @@ def read_network(interfaces: Iterable[str]) -> Network:
         tuple(map(_link, interfaces)),
         parse_filtered(_text(f"{PROC}/net/netstat")),
     )
+
+
+def count_again(network: Network) -> Network:
+    """Return *network* with what the reverse path filter has dropped since it was read."""
+    now = parse_filtered(_text(f"{PROC}/net/netstat", must_exist=False))
+    return replace(network, filtered=now, filtered_meanwhile=max(0, now - network.filtered))
+
+
+def read_own_addresses() -> frozenset[str]:
+    """Return the addresses of this host, loopback too."""
+    ipv4 = parse_fib_trie(_text(f"{PROC}/net/fib_trie", must_exist=False))
+    return ipv4 | parse_if_inet6(_text(f"{PROC}/net/if_inet6", must_exist=False))
+
+
+def parse_fib_trie(text: str) -> frozenset[str]:
+    """Return the local IPv4 addresses, from /proc/net/fib_trie: a leaf, and on a line below it "/32 host LOCAL"."""
+    found, leaf = set(), ""
+    for words in map(str.split, text.splitlines()):
+        if words[:1] == ["|--"] and len(words) == 2:
+            leaf = words[1]
+        elif words == ["/32", "host", "LOCAL"]:
+            found.add(leaf)
+    return frozenset(found)
+
+
+def parse_if_inet6(text: str) -> frozenset[str]:
+    """Return the IPv6 addresses, from /proc/net/if_inet6."""
+    found = set()
+    for words in map(str.split, text.splitlines()):
+        with contextlib.suppress(ValueError, IndexError):
+            found.add(str(ipaddress.IPv6Address(int(words[0], 16))))
+    return frozenset(found)
 
 
 def parse_igmp(text: str) -> dict[str, frozenset[str]]:
@@ -146,20 +182,28 @@ def parse_filtered(text: str) -> int:
 
 
 def astray(interface: str, network: Network) -> dict[str, str]:
-    """Return what is expected behind *interface* and routed by another: address or network -> that other interface."""
+    """Return the neighbours behind *interface* that are routed by another: address -> that other interface."""
+    found = {}
+    for address, device in network.neighbours:
+        best = _best(ipaddress.IPv4Address(address), network.routes)
+        if device == interface and best is not None and best.interface != interface:
+            found[address] = best.interface
+    return found
+
+
+def carved_out(interface: str, network: Network) -> dict[str, str]:
+    """Return the networks within those of *interface* that another leads to: network -> that other interface.
+
+    That is as it must be where nobody behind *interface* has an address there, as with a network of libvirt's own.
+    """
     own = [route.network for route in network.routes if route.interface == interface and route.is_direct]
-    found = {
+    return {
         str(route.network): route.interface
         for route in network.routes
         if route.interface != interface
         and any(route.network.subnet_of(each) and each.prefixlen for each in own)
         and _best(route.network.network_address, network.routes) is route
     }
-    for address, device in network.neighbours:
-        best = _best(ipaddress.IPv4Address(address), network.routes)
-        if device == interface and best is not None and best.interface != interface:
-            found.setdefault(address, best.interface)
-    return found
 
 
 def is_routed(interface: str, network: Network) -> bool:

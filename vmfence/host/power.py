@@ -16,6 +16,7 @@ from typing import Callable
 
 from vmfence.errors import BackendError, GuestNotFound, Unconfirmed, Unreachable, VmfenceError
 from vmfence.host.backends.base import Backend, Guest, Wanted
+from vmfence.protocol.reply import State
 from vmfence.protocol.request import Action
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ _ANSWER_S = 1.0
 class PowerJob:
     """One action.
 
-    *settle* takes the detail of a success, the first time counts; *on_late_failure* a start that failed after that.
+    *settle* takes the detail of a success, the first time counts; *on_late_failure* a start that failed after that;
+    *on_end* the state that the guest had directly before it was ended.
     """
 
     action: Action
@@ -43,6 +45,7 @@ class PowerJob:
     deadline: float
     settle: Callable[[str], bool]
     on_late_failure: Callable[[Guest, str], None]
+    on_end: Callable[[State], None] = lambda _: None
 
     async def run(self) -> None:
         """Carry it out.  Raises VmfenceError when it failed."""
@@ -89,7 +92,7 @@ class PowerJob:
     async def _refusal_of_off(self, guest: Guest) -> BackendError | None:
         """Power *guest* off; return why the hypervisor would not, if it would not."""
         try:
-            await self.backend.power_off(guest, self.deadline, self.still_wanted)
+            self.on_end(await self.backend.power_off(guest, self.deadline, self.still_wanted))
         except (Unreachable, GuestNotFound, Unconfirmed):
             raise
         except BackendError as error:

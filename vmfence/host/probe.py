@@ -9,20 +9,24 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from vmfence import together
 from vmfence.config.settings import MulticastSettings, Settings, TcpSettings
 from vmfence.errors import NotPermitted, VmfenceError
 from vmfence.guest import answers
-from vmfence.guest.answers import HostAnswer
+from vmfence.guest.answers import HostAnswer, NoList
 from vmfence.guest.guests import Inquiry
 from vmfence.host import control, network
 
 TIMEOUT_S = 3.0
 _CONFIRM_S, _PAUSE_S = 1.0, 0.05
 _STATUS_S = 1.5
+_SPEAK_S = 1.5
+_LATE_S = 0.5
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 Status = dict[str, Any]
 
@@ -33,7 +37,9 @@ class Probe:
 
     *ours*, *others*: who answered, by an address of this host and by another.  *is_counted*: whether our daemon has
     counted it, None where that cannot be known.  *refused*: reasons for which it dropped packets meanwhile.
-    *speakers*: who answers for *guest*, one of ours, asked when there are others.
+    *speakers*: who answers for *guest*, one of ours, asked when there are others.  *has_failed*: an address of this
+    host answered with failure; *failure*: why our daemon did, as it tells itself; *failed_elsewhere*: other hosts that
+    did.  *in_hand*: how many requests our daemon had not answered yet.
     """
 
     name: str
@@ -45,11 +51,25 @@ class Probe:
     refused: tuple[str, ...] = ()
     guest: str = ""
     speakers: tuple[str, ...] = ()
+    has_failed: bool = False
+    failure: str = ""
+    failed_elsewhere: tuple[str, ...] = ()
+    in_hand: int = 0
 
     @property
     def got_through(self) -> bool:
-        """Whether our daemon has answered."""
-        return bool(self.ours) if self.is_counted is None else self.is_counted
+        """Whether our daemon has answered, if only that it failed."""
+        return bool(self.ours) or self.has_failed if self.is_counted is None else self.is_counted
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody has answered, with whatever."""
+        return bool(self.ours or self.others or self.failed_elsewhere or self.has_failed)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether our daemon has answered with what was asked for."""
+        return self.got_through and not self.has_failed
 
 
 def try_listeners(settings: Settings) -> tuple[Probe, ...]:
@@ -60,7 +80,7 @@ def try_listeners(settings: Settings) -> tuple[Probe, ...]:
     wanted = [one for one in settings.listeners if isinstance(one, (MulticastSettings, TcpSettings))]
     for one in wanted:
         refuse_hidden(one.key_file)
-    return tuple(_try(one, settings.daemon.control_socket) for one in wanted)
+    return _try_all(wanted, settings.daemon.control_socket)
 
 
 def refuse_hidden(path: str) -> None:
@@ -71,19 +91,47 @@ def refuse_hidden(path: str) -> None:
         raise NotPermitted(f"this user may not read the key {path}", "", "run this as root")
 
 
-def _try(one: MulticastSettings | TcpSettings, control_socket: str) -> Probe:
-    inquiry = inquiry_of(one)
-    where = f"{one.name} {one.address} port {one.port}"
+def _try_all(wanted: Sequence[MulticastSettings | TcpSettings], control_socket: str) -> tuple[Probe, ...]:
+    """Return what becomes of a request to each, all at the same time; a daemon that does not answer is asked once."""
     before = _status(control_socket)
+    tried = together.call({str(number): partial(_try, one) for number, one in enumerate(wanted)}, TIMEOUT_S + _LATE_S)
+    probes = [
+        Probe(one.name, _where(one), error=probe) if isinstance(probe, VmfenceError) else probe
+        for one, probe in zip(wanted, tried.values())
+    ]
+    after = _after(control_socket, before, sum(probe.error is None for probe in probes))
+    counted = [_counted(probe, before, after, probes) for probe in probes]
+    asked = {
+        str(number): partial(_with_speakers, probe, replace(inquiry_of(one), timeout_s=_SPEAK_S))
+        for number, (one, probe) in enumerate(zip(wanted, counted))
+        if probe.others or probe.failed_elsewhere
+    }
+    told = together.call(asked, _SPEAK_S + _LATE_S)
+    heard = (told.get(str(number)) for number in range(len(counted)))
+    return tuple(new if isinstance(new, Probe) else probe for new, probe in zip(heard, counted))
+
+
+def _where(one: MulticastSettings | TcpSettings) -> str:
+    return f"{one.name} {one.address} port {one.port}"
+
+
+def _is_answered(probe: Probe) -> bool:
+    """Whether an address of this host has answered."""
+    return bool(probe.ours) or probe.has_failed
+
+
+def _try(one: MulticastSettings | TcpSettings) -> Probe:
+    inquiry, where, failed = inquiry_of(one), _where(one), frozenset[str]()
     try:
         heard = answers.list_hosts(inquiry)
+    except NoList as error:
+        heard, failed = error.lists, frozenset(error.failed)
     except VmfenceError as error:
-        return _counted(Probe(one.name, where, error=error), before, _status(control_socket))
+        return Probe(one.name, where, error=error)
     ours = tuple(answer for answer in heard if is_own(answer.peer))
     others = tuple(answer for answer in heard if answer not in ours)
-    probe = Probe(one.name, where, ours, others)
-    probe = _counted(probe, before, _after(control_socket, before))
-    return _with_speakers(probe, inquiry) if others else probe
+    strangers = tuple(address for address in sorted(failed) if not is_own(address))
+    return Probe(one.name, where, ours, others, has_failed=len(strangers) < len(failed), failed_elsewhere=strangers)
 
 
 def inquiry_of(one: MulticastSettings | TcpSettings) -> Inquiry:
@@ -117,26 +165,51 @@ def _status(path: str) -> Status | None:
         return None  # told by the check of the daemon
 
 
-def _after(path: str, before: Status | None) -> Status | None:
-    """Return the status once one more list than *before* is counted, which happens after the answer; or the last."""
+def _after(path: str, before: Status | None, wanted: int) -> Status | None:
+    """Return the status once *wanted* more lists than *before* are counted, after the answers; or the last.
+
+    None where it did not answer before.
+    """
     if before is None:
         return None
     end = time.monotonic() + _CONFIRM_S
     while True:
         status = _status(path)
-        is_over = status is None or control.lists_answered(status) > control.lists_answered(before)
+        is_over = status is None or control.lists_answered(status) - control.lists_answered(before) >= wanted
         if is_over or time.monotonic() > end:
             return status
         time.sleep(_PAUSE_S)
 
 
-def _counted(probe: Probe, before: Status | None, after: Status | None) -> Probe:
-    """Return *probe* with what the daemon tells of the time between two of its statuses."""
+def _counted(probe: Probe, before: Status | None, after: Status | None, probes: Sequence[Probe]) -> Probe:
+    """Return *probe* with what the daemon tells of the time between two statuses, in which all *probes* were made."""
     if before is None or after is None or before["pid"] != after["pid"]:
         return probe
     refused: Counter[str] = Counter(after["rejected"]) - Counter(before["rejected"])
-    is_counted = control.lists_answered(after) > control.lists_answered(before)
-    return replace(probe, is_counted=is_counted, refused=tuple(sorted(refused)))
+    is_counted = _is_counted(probe, control.lists_answered(after) - control.lists_answered(before), probes)
+    known = before["last_failed"]
+    reasons = [
+        str(one["reason"])
+        for one in after["last_failed"]
+        if one not in known and one["action"] == "list" and is_own(str(one["origin"]))
+    ]
+    return replace(
+        probe,
+        is_counted=is_counted,
+        refused=tuple(sorted(refused)),
+        failure=reasons[-1] if reasons else "",
+        in_hand=0 if is_counted else int(after["in_flight"]),
+    )
+
+
+def _is_counted(probe: Probe, counted: int, probes: Sequence[Probe]) -> bool | None:
+    """Return whether *probe* is one of the *counted*, of which the daemon does not tell which they are."""
+    answered = sum(map(_is_answered, probes))
+    if counted == 0 or counted >= len(probes):
+        return counted > 0
+    if counted < answered:
+        return None
+    return True if _is_answered(probe) else None if counted > answered else False
 
 
 def _with_speakers(

@@ -42,7 +42,8 @@ HANDSHAKE_S = 10.0
 MISMATCH_LOOK_S = 0.1
 SESSIONS_MAX = 512
 SESSIONS_PER_ORIGIN_MAX = 64
-REJECTS_SHOWN = 20
+REJECTS_SHOWN = FAILURES_SHOWN = 20
+ORIGINS_MAX = 256
 RECENT_MAX = 65536
 
 
@@ -74,6 +75,8 @@ class Reception:
         self.is_silent_about_unknown = False
         self.rejects = RejectLog()
         self.last_rejects: deque[tuple[float, str, str]] = deque(maxlen=REJECTS_SHOWN)
+        self._last_failed: deque[tuple[float, str, str, str]] = deque(maxlen=FAILURES_SHOWN)
+        self._answered: OrderedDict[str, float] = OrderedDict()
         self.counts: Counter[tuple[str, str]] = Counter()
         self._refusals = RefusalLimit()
         self._book = ChallengeBook()
@@ -116,7 +119,7 @@ class Reception:
             await asyncio.wait(set(self._tasks), timeout=limit_s)
 
     def describe(self) -> dict[str, Any]:
-        """Return counts, requests under way and the last rejected packets, fit for JSON."""
+        """Return counts, requests under way, and what was last rejected, failed, answered, fit for JSON."""
         return {
             "in_flight": len(self._tasks),
             "requests": [
@@ -127,6 +130,11 @@ class Reception:
             "signatures": {"trouble": self._signature_delay or self.signatures.trouble},
             "history": {"lost": self._history_lost, "trouble": self._history_trouble},
             "last_rejected": [{"at": at, "origin": origin, "reason": why} for at, origin, why in self.last_rejects],
+            "last_failed": [
+                {"at": at, "origin": origin, "action": action, "reason": why}
+                for at, origin, action, why in self._last_failed
+            ],
+            "last_answered": dict(self._answered),
         }
 
     async def expire_signatures(self, key_ids: set[str]) -> None:
@@ -146,11 +154,12 @@ class Reception:
 
     @contextlib.asynccontextmanager
     async def admitted(
-        self, verified: Verified, origin: str, window: ReplayWindow | None = None
+        self, verified: Verified, origin: str, window: ReplayWindow | None = None, is_shared: bool = False
     ) -> AsyncIterator[Admission]:
         """Enter a verified request; the block notes in its admission that it was answered.
 
-        *window* remembers the requests of this kind of origin; without one it is that of the key.
+        *window* remembers the requests of this kind of origin; without one it is that of the key.  *is_shared*: other
+        hosts may have heard the request as well.
 
         Raises SignatureError for a recording played back, Ignored for a repeat of one in flight or just answered and
         for a guest that only other hosts may know.  Left unanswered, the request is forgotten, so that an honest
@@ -166,7 +175,7 @@ class Reception:
             raise Ignored(verdict.value)
         admission = Admission(verified, lambda: window.claim(request, origin))
         try:
-            await self._ignore_unknown(verified)
+            await self._ignore_unknown(verified, is_shared)
             yield admission
         finally:
             if admission.answered:
@@ -248,8 +257,19 @@ class Reception:
             return False
         trouble = await deliver(reply)
         detail = "; ".join(filter(None, (reply.detail, trouble)))
+        if not trouble:
+            self._note_answered(_who(caller.origin))
+        if reply.code is Code.FAILURE and verified.request.action != Action.NULL:
+            action = verified.request.action_name()
+            self._last_failed.append((time.time(), _who(caller.origin), action, reply.detail))
         await self._note(verified, caller.origin, reply.result, detail, reply.guest)
         return True
+
+    def _note_answered(self, who: str) -> None:
+        self._answered.pop(who, None)
+        self._answered[who] = time.time()
+        if len(self._answered) > ORIGINS_MAX:
+            self._answered.popitem(last=False)
 
     async def _note(
         self, verified: Verified, origin: Origin, result: str, detail: str, guest: Guest | None = None
@@ -258,7 +278,7 @@ class Reception:
         request = verified.request
         ms = (time.monotonic() - verified.received) * 1000
         self.counts[request.action_name(), result] += 1
-        who = str(origin.address or origin.guest_uuid or origin.cid)
+        who = _who(origin)
         if guest is None and request.action in POWER_ACTIONS:  # nothing was done: denied, unknown, or its client left
             held_back = self._refusals.note(who, time.monotonic())
             if held_back is None:
@@ -288,14 +308,16 @@ class Reception:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _ignore_unknown(self, verified: Verified) -> None:
-        """Raise Ignored for a guest that nobody knows here, if other hosts hear the same requests."""
+    async def _ignore_unknown(self, verified: Verified, is_shared: bool) -> None:
+        """Raise Ignored for a guest that is another host's to answer for, if others hear the same requests."""
         request = verified.request
         if not self.is_silent_about_unknown or request.action not in GUEST_ACTIONS:
             return
-        if not await self.service.knows(request.target, verified.received + time_allowed_s(request.action)):
+        if not await self.service.knows(request.target, verified.received + time_allowed_s(request.action), is_shared):
             log.info(
-                "request action=%s guest=%s ignored: unknown here", request.action_name(), printable(request.target)
+                "request action=%s guest=%s ignored: unknown here, or another host answers",
+                request.action_name(),
+                printable(request.target),
             )
             raise Ignored("unknown guest")
 
@@ -347,6 +369,10 @@ class Reception:
             raise _recording()
 
 
+def _who(origin: Origin) -> str:
+    return str(origin.address or origin.guest_uuid or origin.cid)
+
+
 def _recording() -> SignatureError:
     return SignatureError("repeated packet", "these very bytes were accepted before", "a recording played back?")
 
@@ -378,8 +404,7 @@ def _log_request(request: Request, origin: Origin, result: str, ms: float, detai
     if request.action == Action.NULL:
         level = logging.DEBUG  # agents send some before each request on a channel; failure is the right answer
     target = printable(request.target) if request.target else "-"
-    who = origin.address or origin.guest_uuid or origin.cid
-    asked = f"request action={request.action_name()} guest={target} origin={who} via={origin.kind}"
+    asked = f"request action={request.action_name()} guest={target} origin={_who(origin)} via={origin.kind}"
     line = f"{asked} result={result} ms={ms:.0f}"
     log.log(level, "%s", f"{line} {detail if detail.isprintable() else ascii(detail)}" if detail else line)
 

@@ -6,7 +6,7 @@ Each function is the doubt of checks (see findings.Check): it returns why nothin
 from __future__ import annotations
 
 from vmfence.config.settings import MulticastSettings, SerialSettings, TcpSettings
-from vmfence.errors import VmfenceError
+from vmfence.errors import NotPermitted, VmfenceError
 from vmfence.findings import NotAsked, NotReached
 from vmfence.host.facts import Facts
 
@@ -127,6 +127,18 @@ def guests(facts: Facts) -> VmfenceError | None:
     return None if facts.libvirt.guests else NotAsked("libvirt has no guest")
 
 
+def processes(facts: Facts) -> VmfenceError | None:
+    """This user sees all processes that may be guests."""
+    if facts.veiled:
+        return NotPermitted("this user may not see all processes", f"{facts.veiled} are hidden", "run this as root")
+    return None
+
+
+def guests_or_processes(facts: Facts) -> VmfenceError | None:
+    """Libvirt shows guests, or this user would see them as processes."""
+    return None if facts.libvirt.guests else processes(facts)
+
+
 def network_guests(facts: Facts) -> VmfenceError | None:
     """There are guests, and they ask by the network alone."""
     if any(not isinstance(one, (MulticastSettings, TcpSettings)) for one in facts.settings.listeners):
@@ -181,6 +193,8 @@ def selinux(facts: Facts) -> VmfenceError | None:
 
 def clock(facts: Facts) -> VmfenceError | None:
     """Somebody tells whether the clock is kept right."""
+    if facts.clock.silence is not None:
+        return NotReached("it cannot be asked whether the clock is kept right")
     return (
         None if facts.clock.is_synchronised is not None else NotAsked("nothing here tells whether the clock is right")
     )

@@ -24,9 +24,10 @@ from vmfence.errors import (
     VmfenceError,
 )
 from vmfence.host.backends.base import Backend, Guest
+from vmfence.host.pool.verdict import NotVouched
 from vmfence.host.power import PAUSE_S, PowerJob, look
 from vmfence.policy import Origin, Policy
-from vmfence.protocol.reply import Code, Record
+from vmfence.protocol.reply import Code, Record, State
 from vmfence.protocol.request import GUEST_ACTIONS, POWER_ACTIONS, Action, Request
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,9 @@ class Pool(Protocol):
     async def find(self, target: str, deadline: float) -> Guest:
         """Return the guest called *target* as it is on whatever host."""
 
+    def speaks_for(self, guest: Guest) -> bool:
+        """Whether this is the host that answers for the guest as find() gave it, where several hear a request."""
+
     async def find_for(self, action: Action, target: str, deadline: float) -> Guest:
         """Return the guest called *target* for carry_out()."""
 
@@ -127,16 +131,18 @@ class Service:
         except VmfenceError as error:
             return Reply(Code.FAILURE, str(error))
 
-    async def knows(self, target: str, deadline: float) -> bool:
-        """Whether a guest called *target* is here, for a host that is silent about those of others.
+    async def knows(self, target: str, deadline: float, is_shared: bool = False) -> bool:
+        """Whether to answer for a guest called *target*, for a host that is silent about those of others.
 
-        An unreachable hypervisor is asked again for a while; at the end the answer is no, and the log has a warning:
-        a host that cannot tell must not answer before the one that has the guest.
+        That is a guest of this host, or of its pool; where other hosts of the pool may have heard the same request
+        (*is_shared*), one for which this is the host to answer.  An unreachable hypervisor is asked again for a while;
+        at the end the answer is no, and the log has a warning: a host that cannot tell must not answer before the one
+        that has the guest.
         """
         end = min(deadline, time.monotonic() + PATIENCE_S)
         while True:
             try:
-                await self._finder.find(target, deadline)
+                guest = await self._finder.find(target, deadline)
             except GuestNotFound:
                 return False
             except Unreachable as error:
@@ -145,9 +151,12 @@ class Service:
                     return False
                 await asyncio.sleep(PAUSE_S)
                 continue
-            except BackendError:
-                pass  # it is here, more than once: that is answered
-            return True
+            except BackendError as error:
+                if is_shared and isinstance(error, NotVouched):
+                    log.warning("silent about %r, which another host may know: %s", target, error)
+                    return False
+                return True  # it is here, more than once: that is answered
+            return self.pool is None or not is_shared or self.pool.speaks_for(guest)
 
     async def finish(self, limit_s: float) -> int:
         """Wait for the actions that have begun, at most *limit_s*; return how many are still under way."""
@@ -157,17 +166,19 @@ class Service:
 
     async def carry_out_here(
         self, action: Action, uuid: str, is_gone: Callable[[], bool], deadline: float
-    ) -> tuple[Code, str]:
+    ) -> tuple[Code, str, State]:
         """Carry out a power action on a guest of this host for another one, which *is_gone* tells of.
 
-        That one has judged whether it is allowed.  Return the code, and why it failed.
+        That one has judged whether it is allowed.  Return the code, why it failed, and the state that the guest had
+        directly before it was ended, "none" if it was not.
         """
+        ended = [State.NONE]
         try:
             guest = await look(self.backend, uuid, action is Action.ON, deadline)
-            reply = await self._power(action, guest, Caller(Origin("pool"), None, is_gone), deadline)
+            reply = await self._power(action, guest, Caller(Origin("pool"), None, is_gone), deadline, ended.append)
         except VmfenceError as error:
-            return Code.FAILURE, str(error)
-        return reply.code, reply.detail
+            return Code.FAILURE, str(error), State.NONE
+        return reply.code, reply.detail, ended[-1]
 
     @property
     def _finder(self) -> Backend | Pool:
@@ -242,7 +253,14 @@ class Service:
             raise OriginGone(f"the client left before {action} of {guest.name} was done")
         return Reply(*await self.pool.carry_out(action, guest, deadline))
 
-    async def _power(self, action: Action, guest: Guest, caller: Caller, deadline: float) -> Reply:
+    async def _power(
+        self,
+        action: Action,
+        guest: Guest,
+        caller: Caller,
+        deadline: float,
+        on_end: Callable[[State], None] = lambda _: None,
+    ) -> Reply:
         """Run the action as a job of its own: it holds the guest's lock to its end, we wait to the deadline."""
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
@@ -262,6 +280,7 @@ class Service:
             deadline,
             lambda detail: _settle(answer, Reply(Code.SUCCESS, detail)),
             self.on_late_failure,
+            on_end,
         )
         job = asyncio.create_task(self._run(work, answer))
         self._jobs.add(job)

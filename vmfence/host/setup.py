@@ -33,6 +33,8 @@ from vmfence.host.wishes import Wishes
 from vmfence.packetfilter import firewall
 from vmfence.packetfilter.firewall import Firewall
 
+_NEXT = ("vmfence", "guest", "check")
+
 
 def plan(wishes: Wishes, choice: Choice, site: Site) -> tuple[Step, ...]:
     """Return all steps in their order."""
@@ -55,14 +57,14 @@ def next_commands(settings: Settings) -> tuple[str, ...]:
     """Return what to type next on a guest of which condition() is true."""
     for one in settings.listeners:
         if isinstance(one, MulticastSettings):
-            return _for_each_key(("fence_xvm", "-o", "list"), one, settings)
+            return _for_each_key(_NEXT, one, settings)
         if isinstance(one, TcpSettings):
             address = "10.0.2.2" if one.address.startswith("127.") else one.address
-            return _for_each_key(("vmfence", "list", "-T", address), one, settings, "address")
+            return _for_each_key((*_NEXT, "-T", address), one, settings, "address")
         if isinstance(one, VsockSettings):
-            return _for_each_key(("vmfence", "list", "-S"), one, settings)
+            return _for_each_key((*_NEXT, "-S"), one, settings)
     way = next(iter(channels.ways(settings)), None)
-    return (f"vmfence list -D {shlex.quote(channels.agent_device(way))}" if way else "vmfence list -A 10.0.2.179",)
+    return (shlex.join([*_NEXT, *(("-D", channels.agent_device(way)) if way else ("-A", "10.0.2.179"))]),)
 
 
 def condition(settings: Settings) -> str:
@@ -106,7 +108,8 @@ def _key_step(key: KeyFacts, choice: Choice) -> Step:
     if key.fault is not None:
         return obstacle("key", f"{key.path} cannot be used", key.fault)
     if key.exists:
-        return Step("key", State.UNCHANGED, f"{key.path}, SHA256 {key.fingerprint}", notes=key.weaknesses)
+        notes = tuple(map(str, key.weaknesses))
+        return Step("key", State.UNCHANGED, f"{key.path}, SHA256 {key.fingerprint}", notes=notes)
     why = "there is none, and it is what guests prove themselves with"
     lost = "the configuration names it and it was gone: is the path right? Guests that have another are refused now"
     notes = (lost,) if choice.text is None else ()

@@ -101,3 +101,14 @@ def _zone_missing(query: Query, zone: Zone, opening: Opening, service_file: str)
         yield ("firewall-cmd", "--permanent", at, f"--add-service={SERVICE}")
     if lacks(f"--zone={zone.name}"):
         yield from (("firewall-cmd", f"--zone={zone.name}", f"--add-{item}") for item in items)
+
+
+def opened(commands: Iterable[Argv]) -> str:
+    """Return what firewalld lets in by *commands*, and from where: all interfaces of a zone share what it has."""
+    zones: dict[str, dict[str, None]] = {}
+    for argv in commands:
+        options = dict(word.lstrip("-").split("=", 1) for word in argv if "=" in word)
+        for item in ("add-port", "add-protocol", "add-service"):
+            if "zone" in options and item in options:
+                zones.setdefault(options["zone"], {})[f"{item[len('add-') :]} {options[item]}"] = None
+    return "; ".join(f"{', '.join(items)} from all interfaces of zone {zone}" for zone, items in zones.items())

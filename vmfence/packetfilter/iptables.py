@@ -5,10 +5,30 @@ Facts: iptables(8), iptables-extensions(8).
 
 from __future__ import annotations
 
+import functools
+import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
-from vmfence.packetfilter.rules import ADMITTED, Match, Opening, Rule, Verdict, comes_from, goes_to, may_stop
+from vmfence.packetfilter.origins import Origin
+from vmfence.packetfilter.rules import (
+    ADMITTED,
+    HOLDS,
+    UNKNOWN,
+    UNKNOWN_ORIGIN,
+    Condition,
+    Match,
+    Opening,
+    Rule,
+    Verdict,
+    comes_from,
+    comes_through,
+    goes_to,
+    sent_by,
+    sent_by_hardware,
+)
+from vmfence.packetfilter.walk import Stoppage, find_stoppage
 
 # The chains that a packet for this host goes through, where it can be stopped.
 _BASES = ("PREROUTING", "INPUT")
@@ -29,17 +49,27 @@ _HARMLESS = (
     "CT",
     "TEE",
 )
-_NEUTRAL = ("udp", "tcp", "conntrack", "state", "multiport", "addrtype", "comment", "pkttype")
+_NEUTRAL = ("udp", "tcp", "conntrack", "state", "multiport", "addrtype", "comment", "pkttype", "mac", "physdev")
 # The options that we know; each has one value.
-_OPTIONS = ("-i", "-d", "-m", "-p", "--dport", "--dports", "--ctstate", "--state", "--dst-type", "--comment")
+_OPTIONS = ("-i", "-d", "-m", "-p", "--dport", "--dports", "--ctstate", "--state", "--dst-type", "--comment") + (
+    "-s",
+    "--mac-source",
+    "--physdev-in",
+    "--ctstatus",
+)
+# Modules that go by something else than who sends; what their options say nobody can tell.
+_BLIND = ("limit", "statistic", "time", "length", "quota")
+_OF_BLIND = ("--limit", "--limit-burst", "--mode", "--probability", "--every", "--packet", "--length", "--quota")
 _NUMBERS = {"igmp": "2", "tcp": "6", "udp": "17"}
+_QUOTED = re.compile(r"[\"'\\]")
 Chains = dict[str, list[list[str]]]
 
 
+@functools.lru_cache(maxsize=8)
 def tables_of(saved: str) -> dict[str, Chains]:
     """Return the tables in *saved*: their chains, each a list of rules as words, of which the first is the policy.
 
-    Raises ValueError.
+    Taken apart once, for it may have thousands of rules: not to be changed.  Raises ValueError.
     """
     found: dict[str, Chains] = {}
     table: Chains = {}
@@ -50,38 +80,37 @@ def tables_of(saved: str) -> dict[str, Chains]:
             name, policy = line[1:].split()[:2]
             table[name] = [["-P", name, policy]]
         elif line.startswith("-A "):
-            words = shlex.split(line)
+            words = shlex.split(line) if _QUOTED.search(line) else line.split()  # which is much quicker
             table.setdefault(words[1], [["-P", words[1], "-"]]).append(words)
     return found
 
 
-def iptables_missing(
+def iptables_stops(
     saved: str, opening: Opening, program: str = "", admitting: Collection[str] = ()
-) -> tuple[str, ...]:
-    """Return the commands that let *opening* in, none when nothing in *saved* (iptables-save) can stop it.
+) -> Iterator[tuple[str, Stoppage, Opening]]:
+    """Yield a command for each chain of *saved* (iptables-save) that may stop *opening*, with what stops, and which
+    kind of its packets.
 
     *program*: what the rules are of, if not iptables or ip6tables; *admitting*: chains that will admit it at their end.
     Raises ValueError or LookupError for what is not the output of iptables-save.
     """
     tables = tables_of(saved)
-    found = [
-        command(tables, table, base, packet, program)
-        for packet in opening.packets()
-        for table, base in _stops(tables, packet, admitting)
-    ]
-    return tuple(dict.fromkeys(found))
+    for packet in opening.packets():
+        for name, chains in tables.items():
+            for base in _BASES:
+                stoppage = _stoppage(chains, base, packet, admitting) if base in chains else None
+                if stoppage is not None:
+                    yield command(tables, name, base, packet, program, stoppage.is_guarded), stoppage, packet
 
 
-def _stops(tables: dict[str, Chains], packet: Opening, admitting: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield table and chain where *packet* may be stopped."""
-    for name, words in tables.items():
-        chains = readings(words, packet)
+def _stoppage(chains: Chains, base: str, packet: Opening, admitting: Collection[str]) -> Stoppage | None:
+    def read(origin: Origin) -> dict[str, list[Rule]]:
+        found = readings(chains, replace(packet, origin=origin))
         for chain in admitting:
-            chains.get(chain, []).append(ADMITTED)
-        for base in _BASES:
-            is_admitting = words.get(base, [["-P", base, "ACCEPT"]])[0][2] != "DROP"
-            if base in chains and may_stop(chains, base, is_admitting):
-                yield name, base
+            found.get(chain, []).append(ADMITTED)
+        return found
+
+    return find_stoppage(read, base, chains[base][0][2] != "DROP", packet.origins.known)
 
 
 def readings(chains: Chains, packet: Opening) -> dict[str, list[Rule]]:
@@ -91,50 +120,61 @@ def readings(chains: Chains, packet: Opening) -> dict[str, list[Rule]]:
 
 def _rule(words: list[str], opening: Opening, chains: Chains) -> Rule:
     """Return the rule -A CHAIN [! -x VALUE]... [-j TARGET ...]."""
-    matches: list[Match] = []
+    found: list[Condition] = []
     position, is_inverted = 2, False
     while position < len(words):
         word, value = words[position], words[position + 1] if position + 1 < len(words) else ""
         if word in ("-j", "-g"):
-            return _verdict(Match.all(matches), value, Verdict.GOTO if word == "-g" else Verdict.JUMP, chains)
+            rule = _verdict(Condition.all(found), value, Verdict.GOTO if word == "-g" else Verdict.JUMP, chains)
+            return replace(rule, tell=functools.partial(shlex.join, words))
         if word == "!":
             is_inverted = True
             position += 1
             continue
-        match = _match(word, value, opening)
-        matches.append(match.inverted() if is_inverted else match)
+        condition = _condition(word, value, opening)
+        found.append(condition.inverted() if is_inverted else condition)
         position, is_inverted = position + (2 if word in _OPTIONS else 1), False
         while position < len(words) and not words[position].startswith(("-", "!")):
             position += 1  # values of an option that we do not know
-    return Rule(Match.NO, Verdict.RETURN)  # it only counts
+    return Rule(Condition(Match.NO), Verdict.RETURN)  # it only counts
 
 
-def _verdict(match: Match, target: str, jump: Verdict, chains: Chains) -> Rule:
+def _verdict(condition: Condition, target: str, jump: Verdict, chains: Chains) -> Rule:
     if target in _VERDICTS:
-        return Rule(match, _VERDICTS[target])
+        return Rule(condition, _VERDICTS[target])
     if target in chains:
-        return Rule(match, jump, target)
-    return Rule(Match.NO if target in _HARMLESS else Match.all([match, Match.MAYBE]), Verdict.DROP)
+        return Rule(condition, jump, target)
+    is_harmless = target in _HARMLESS
+    return Rule(Condition(Match.NO) if is_harmless else Condition.all([condition, UNKNOWN_ORIGIN]), Verdict.DROP)
 
 
-def _match(option: str, value: str, opening: Opening) -> Match:
+def _condition(option: str, value: str, opening: Opening) -> Condition:
     if option == "-i":
         return comes_from(opening, value, "+")
     if option == "-d":
-        return goes_to(opening, value)
+        return Condition(goes_to(opening, value))
+    if option == "-s":
+        return sent_by(opening, value)
+    if option == "--mac-source":
+        return sent_by_hardware(opening, value)
+    if option == "--physdev-in":
+        return comes_through(opening, value, "+")
     if option == "-m":
-        return Match.YES if value in _NEUTRAL else Match.MAYBE
+        return HOLDS if value in _NEUTRAL else UNKNOWN if value in _BLIND else UNKNOWN_ORIGIN
     if option in ("--dport", "--dports"):
-        return Match.of(any(_holds(each, opening.port) for each in value.split(",")))
+        return Condition(Match.of(any(_holds(each, opening.port) for each in value.split(","))))
     facts = {
         "-p": (opening.protocol, _NUMBERS.get(opening.protocol, "")),
         "--ctstate": ("NEW",),
         "--state": ("NEW",),
+        "--ctstatus": ("",),  # a first packet has none
         "--dst-type": ("MULTICAST",) if opening.is_multicast else ("LOCAL",),
         "--comment": (value,),
     }
     known = facts.get(option)
-    return Match.of(bool({*known} & {value, *value.split(",")})) if known else Match.MAYBE
+    if known is None:
+        return UNKNOWN if option in _OF_BLIND else UNKNOWN_ORIGIN
+    return Condition(Match.of(bool({*known} & {value, *value.split(",")})))
 
 
 def _holds(ports: str, port: int) -> bool:
@@ -142,8 +182,15 @@ def _holds(ports: str, port: int) -> bool:
     return int(first) <= port <= int(last or first)
 
 
-def command(tables: dict[str, Chains], table: str, chain: str, packet: Opening, program: str = "") -> str:
-    """Return the command that lets *packet* through a *chain* of *table*; *program* as in iptables_missing()."""
+def command(
+    tables: dict[str, Chains], table: str, chain: str, packet: Opening, program: str = "", is_guarded: bool = False
+) -> str:
+    """Return the command that lets *packet* through a *chain* of *table*, or where that *is_guarded* shows the rules.
+
+    *program*: as in iptables_stops().
+    """
+    if is_guarded:
+        return shlex.join([program or ("ip6tables" if packet.family == "ipv6" else "iptables"), "-t", table, "-S"])
     if table == "filter" and any(name.startswith(("ufw-", "ufw6-")) for name in tables[table]):
         return _ufw_command(packet)
     words = [program or ("ip6tables" if packet.family == "ipv6" else "iptables")]

@@ -1,4 +1,4 @@
-"""What firewalld keeps for its next reload and does not do now: sources, rich rules and policies that may stop us.
+"""What firewalld has besides the zone of an interface: sources, rich rules and policies that may stop us, and when.
 
 Pure.  The order is that of firewalld.richlanguage(5) and firewalld.policies(5): what stops without a priority, or with
 a negative one, comes before what a zone lets in, and a policy with a negative priority before all zones.
@@ -26,6 +26,15 @@ class Later:
 
     what: str
     command: str
+
+
+def stops_now(now: Listings, kept: Listings, zone: str, opening: Opening, service: str) -> Iterator[Later]:
+    """Yield what of *now* may stop *opening*, whose interface is in *zone*: what lets it in does so for good."""
+    lasting = {one.what: one.command for one in stops_later(Listings(), kept, zone, opening, service)}
+    for one in stops_later(Listings(), now, zone, opening, service):
+        commands = [one.command.replace("firewall-cmd --permanent ", "firewall-cmd ")]
+        commands += [lasting[one.what]] if one.what in lasting else []
+        yield Later(one.what, " && ".join(commands))
 
 
 def stops_later(now: Listings, kept: Listings, zone: str, opening: Opening, service: str) -> Iterator[Later]:

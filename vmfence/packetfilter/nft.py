@@ -5,21 +5,42 @@ Pure.  Facts: libnftables-json(5), nft(8).
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import json
-from collections import defaultdict
+import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Callable
 
-from vmfence.packetfilter.rules import ADMITTED, Match, Opening, Rule, Verdict, comes_from, goes_to, may_stop
+from vmfence.packetfilter.origins import Origin
+from vmfence.packetfilter.rules import (
+    ADMITTED,
+    UNKNOWN,
+    UNKNOWN_ORIGIN,
+    Condition,
+    Match,
+    Opening,
+    Rule,
+    Verdict,
+    comes_from,
+    comes_through,
+    goes_to,
+    sent_by,
+    sent_by_hardware,
+)
+from vmfence.packetfilter.walk import Stoppage, find_stoppage
+from vmfence.packetfilter.wording import rule_text
 
 _FAMILIES = {"ipv4": ("inet", "ip", "bridge", "netdev"), "ipv6": ("inet", "ip6", "bridge", "netdev")}
 _TYPES, _HOOKS = ("filter", "nat"), ("ingress", "prerouting", "input")
 _VERDICTS = {**{each.value: each for each in Verdict}, "reject": Verdict.DROP}
 # Statements that do nothing to a packet's way; all that are not known may stop it.
 _HARMLESS = ("counter", "log", "mangle", "notrack", "dup", "continue", "ct helper", "ct timeout")
-_CONDITIONS = ("limit", "quota", "ct count", "meter", "set", "map")
+_CONDITIONS = ("ct count", "meter", "set", "map")
+_BLIND = ("limit", "quota")  # conditions that go by something else than who sends
 _TRANSPORTS = ("tcp", "udp", "udplite", "sctp", "dccp", "icmp", "icmpv6", "igmp", "esp", "ah", "comp")
 _INTERNET = {"ipv4": "ip", "ipv6": "ip6"}
 _FIELDS = {
@@ -29,77 +50,122 @@ _FIELDS = {
         ("ip6", "nexthdr"): "l4proto",
         ("ip", "daddr"): "daddr",
         ("ip6", "daddr"): "daddr",
+        ("ip", "saddr"): "saddr",
+        ("ip6", "saddr"): "saddr",
+        ("ether", "saddr"): "hardware",
+        ("ether", "type"): "protocol",
         ("igmp", "type"): "igmp",
     },
 }
 Json = dict[str, Any]
 Table = tuple[str, str]  # family and name
-# Chains of one table, with their rules as another program reads them, each at its place.
+# Chains of one table, with their rules as another program reads them for a packet, each at its place.
 Readings = Mapping[str, Sequence[Rule]]
+Reader = Callable[[Table, Opening], Readings]
+Sets = Mapping[tuple[Table, str], Any]
+_PLAIN = re.compile(r"[\w.-]+", re.ASCII)
+_BELOW = ("bridge", "netdev")  # families of rules that no packet of this host itself passes
 
 
 @dataclass(frozen=True)
 class Stop:
-    """A chain where a packet may be stopped; *command* lets it through."""
+    """A chain where a packet may be stopped; *command* lets it through, or shows the chain where nothing else may."""
 
     table: Table
     chain: str
     command: str
+    stoppage: Stoppage
 
 
 def nft_stops(
     ruleset: str,
     packet: Opening,
-    readings: Mapping[Table, Readings] | None = None,
+    read: Reader = lambda *_: {},
     ports: Collection[str] = (),
     admitting: Collection[str] = (),
 ) -> Iterator[Stop]:
     """Yield the chains of *ruleset* (nft -j) that may stop *packet*, one kind of Opening.packets().
 
-    *readings*: of tables that iptables has written too, for rules of which nft shows no more than that there is one
+    *read*: reads tables that iptables has written too, for rules of which nft shows no more than that there is one
     (xt).  *ports*: interfaces that the opening's is made of, as a bridge of its ports; *admitting*: chains that will
     admit it at their end.  Raises ValueError, LookupError, TypeError or AttributeError for what is no ruleset.
     """
-    entries = json.loads(ruleset)["nftables"]
-    bases = [entry["chain"] for entry in entries if "chain" in entry and _is_on_our_way(entry["chain"], packet, ports)]
-    tables = _chains(entries, packet, readings or {})
-    for chains in tables.values():
+    _tables(ruleset)  # so that nonsense is told, also where no chain is on our way
+    for chain in (entry["chain"] for entry in _entries(ruleset) if "chain" in entry):
+        if _is_on_our_way(chain, packet, ports):
+            stoppage = _stoppage(ruleset, chain, packet, read, admitting)
+            if stoppage is not None:
+                table = chain["family"], chain["table"]
+                yield Stop(table, chain["name"], _command(chain, packet, stoppage.is_guarded), stoppage)
+
+
+def _stoppage(ruleset: str, chain: Json, packet: Opening, read: Reader, admitting: Collection[str]) -> Stoppage | None:
+    family, device = chain["family"], chain.get("dev")
+    # Without its device, which nft 1.0.6 leaves out, it is taken for one of a guest's port, as those of filters are.
+    devices = [device] if isinstance(device, str) else device or []
+    is_of_port = family == "netdev" and packet.interface not in devices
+
+    def read_for(origin: Origin) -> dict[str, list[Rule]]:
+        one = replace(packet, origin=origin)
+        found = _chains(ruleset, (family, chain["table"]), one, read)
         for name in admitting:
-            chains.get(name, []).append(ADMITTED)
-    for chain in bases:
-        table = chain["family"], chain["table"]
-        if may_stop(tables[table], chain["name"], chain.get("policy") != "drop"):
-            yield Stop(table, chain["name"], _command(chain, packet))
+            found.get(name, []).append(ADMITTED)
+        return found
+
+    known = [one for one in packet.origins.known if not is_of_port or one.port in devices]
+    stoppage = find_stoppage(read_for, chain["name"], chain.get("policy") != "drop", known, is_of_port)
+    if stoppage is None or family not in _BELOW:
+        return stoppage
+    return replace(stoppage, is_of_origin=True, is_guarded=stoppage.is_guarded or stoppage.is_of_address)
 
 
-def _chains(
-    entries: Sequence[Json], packet: Opening, readings: Mapping[Table, Readings]
-) -> dict[Table, dict[str, list[Rule]]]:
-    """Return the chains of each table, with what their rules are for *packet*."""
-    written: dict[tuple[Table, str], list[Json]] = {}
-    for chain in (entry["chain"] for entry in entries if "chain" in entry):
-        written[(chain["family"], chain["table"]), chain["name"]] = []
-    for rule in (entry["rule"] for entry in entries if "rule" in entry):
-        written.setdefault(((rule["family"], rule["table"]), rule["chain"]), []).append(rule)
-    tables: dict[Table, dict[str, list[Rule]]] = defaultdict(dict)
-    for (table, chain_name), rules in written.items():
-        others = readings.get(table, {}).get(chain_name, ())
-        if len(others) != len(rules):  # it was changed meanwhile, or is not what that program can show
-            others = ()
-        tables[table][chain_name] = [
-            each for number, rule in enumerate(rules) for each in _read(rule, packet, others[number : number + 1])
-        ]
-    return tables
+@functools.lru_cache(maxsize=8)
+def _entries(ruleset: str) -> Sequence[Json]:
+    """Return the entries of *ruleset*, taken apart once, for it may have thousands: not to be changed."""
+    entries: Sequence[Json] = json.loads(ruleset)["nftables"]
+    return entries
 
 
-def _read(rule: Json, packet: Opening, other: Sequence[Rule]) -> Sequence[Rule]:
+@functools.lru_cache(maxsize=8)
+def _tables(ruleset: str) -> Mapping[Table, Mapping[str, Sequence[Json]]]:
+    """Return the chains of each table, with their rules: not to be changed."""
+    found: dict[Table, dict[str, list[Json]]] = {}
+    for chain in (entry["chain"] for entry in _entries(ruleset) if "chain" in entry):
+        found.setdefault((chain["family"], chain["table"]), {})[chain["name"]] = []
+    for rule in (entry["rule"] for entry in _entries(ruleset) if "rule" in entry):
+        found.setdefault((rule["family"], rule["table"]), {}).setdefault(rule["chain"], []).append(rule)
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def _sets(ruleset: str) -> Sets:
+    """Return what the sets hold that have a name: not to be changed."""
+    found = (entry["set"] for entry in _entries(ruleset) if "set" in entry)
+    return {((one["family"], one["table"]), one["name"]): one.get("elem", []) for one in found}
+
+
+def _chains(ruleset: str, table: Table, packet: Opening, read: Reader) -> dict[str, list[Rule]]:
+    """Return the chains of *table*, with what their rules are for *packet*."""
+    sets, others = _sets(ruleset), read(table, packet)
+    found = {}
+    for name, rules in _tables(ruleset)[table].items():
+        same = others.get(name, ())
+        if len(same) != len(rules):  # it was changed meanwhile, or is not what that program can show
+            same = ()
+        pairs = ((rule, same[number : number + 1]) for number, rule in enumerate(rules))
+        found[name] = [each for rule, other in pairs for each in _read(rule, packet, other, sets)]
+    return found
+
+
+def _read(rule: Json, packet: Opening, other: Sequence[Rule], sets: Sets) -> Sequence[Rule]:
     """Return what *rule* comes to; *other*: the same as another program reads it, if one does."""
     expression = rule.get("expr", ())
     if other and any("xt" in step for step in expression):
         return other
     if rule["table"] == "firewalld" and _is_reverse_path(expression):
         return ()
-    return list(_rules(expression, packet, rule["family"]))
+    tell = other[0].tell if other else partial(rule_text, rule)
+    return [replace(one, tell=tell) for one in _rules(rule, packet, sets)]
 
 
 def _is_reverse_path(expression: Sequence[Json]) -> bool:
@@ -115,41 +181,46 @@ def _is_on_our_way(chain: Json, packet: Opening, ports: Collection[str]) -> bool
     return is_judged and chain["family"] in _FAMILIES[packet.family] and not is_elsewhere
 
 
-def _rules(expression: list[Json], opening: Opening, family: str) -> Iterator[Rule]:
+def _rules(rule: Json, opening: Opening, sets: Sets) -> Iterator[Rule]:
     """Yield what one rule of nft comes to: one rule, none, or one for each entry of a verdict map."""
-    matches = []
-    for verb, value in (item for step in expression for item in step.items()):
+    found: list[Condition] = []
+    for verb, value in (item for step in rule.get("expr", ()) for item in step.items()):
         if verb == "match":
-            matches.append(_match(value, opening, family))
+            found.append(_condition(value, opening, rule, sets))
         elif verb in _VERDICTS:
-            yield _rule(Match.all(matches), verb, value)
+            yield _rule(Condition.all(found), verb, value)
         elif verb == "vmap" and isinstance(value["data"], dict):
             for key, verdict in value["data"]["set"]:
-                one = _match({"op": "==", "left": value["key"], "right": key}, opening, family)
+                one = _condition({"op": "==", "left": value["key"], "right": key}, opening, rule, sets)
                 [(kind, target)] = verdict.items()
                 if kind in _VERDICTS:
-                    yield _rule(Match.all([*matches, one]), kind, target)
+                    yield _rule(Condition.all([*found, one]), kind, target)
+        elif verb in _BLIND:
+            found.append(UNKNOWN)
         elif verb in _CONDITIONS or (verb == "xt" and value.get("type") == "match"):
-            matches.append(Match.MAYBE)
+            found.append(UNKNOWN_ORIGIN)
         elif verb not in _HARMLESS:
-            yield Rule(Match.all([*matches, Match.MAYBE]), Verdict.DROP)
+            yield Rule(Condition.all([*found, UNKNOWN_ORIGIN]), Verdict.DROP)
 
 
-def _rule(match: Match, verb: str, value: Any) -> Rule:
+def _rule(condition: Condition, verb: str, value: Any) -> Rule:
     verdict = _VERDICTS[verb]
-    return Rule(match, verdict, value["target"] if verdict in (Verdict.JUMP, Verdict.GOTO) else "")
+    return Rule(condition, verdict, value["target"] if verdict in (Verdict.JUMP, Verdict.GOTO) else "")
 
 
-def _match(match: Json, opening: Opening, family: str) -> Match:
+def _condition(match: Json, opening: Opening, rule: Json, sets: Sets) -> Condition:
     left, operator = match["left"], match["op"]
     protocol = left["payload"].get("protocol") if "payload" in left else None
     internet = _INTERNET[opening.family]
     # nft leaves out that a port of TCP implies TCP, so "tcp dport != 22" is not about our UDP either
     if (protocol in _TRANSPORTS and protocol != opening.protocol) or protocol in {"ip", "ip6"} - {internet}:
-        return Match.NO
+        return Condition(Match.NO)
     if operator not in ("==", "in", "!="):
-        return Match.MAYBE
-    held = _holds(match["right"], _subject(left, family), opening)
+        return UNKNOWN_ORIGIN
+    right = match["right"]
+    if isinstance(right, str) and right.startswith("@"):
+        right = sets.get(((rule["family"], rule["table"]), right[1:]), right)
+    held = _holds(right, _subject(left, rule["family"]), opening)
     return held.inverted() if operator == "!=" else held
 
 
@@ -157,43 +228,51 @@ def _subject(left: Json, family: str) -> str:
     """Return what a condition is about: a key of the facts about our packets, "" for what we do not know."""
     if "meta" in left:
         key = str(left["meta"]["key"])
-        if key in ("iif", "iifname"):  # in a bridge it is the port
-            return "" if family in ("bridge", "netdev") else "interface"
+        if key in ("iif", "iifname"):
+            return "port" if family in _BELOW else "interface"
         return key
     if "payload" in left:
         return _FIELDS.get((left["payload"].get("protocol", ""), left["payload"].get("field", "")), "")
     if "ct" in left:
-        return "state" if left["ct"].get("key") == "state" else ""
+        return {"state": "state", "status": "status"}.get(left["ct"].get("key"), "")
     is_type = left.get("fib", {}).get("result") == "type" and left["fib"].get("flags") in (["daddr"], "daddr")
     return "type" if is_type else ""
 
 
-def _holds(value: Any, subject: str, opening: Opening) -> Match:
+def _holds(value: Any, subject: str, opening: Opening) -> Condition:
     """Return whether *value*, a literal, list, set, range or prefix, holds what our packets have for *subject*."""
     if isinstance(value, dict) and "set" in value:
         value = value["set"]
     if isinstance(value, list):
-        return Match.any(_holds(each, subject, opening) for each in value)
+        return Condition.any(_holds(each, subject, opening) for each in value)
     if isinstance(value, dict) and "elem" in value:
         return _holds(value["elem"]["val"], subject, opening)
     if isinstance(value, str) and (value.startswith("@") or value == "*"):
-        return Match.MAYBE
+        return UNKNOWN_ORIGIN
     if subject == "dport" and opening.protocol == "igmp":  # it has no ports: what is there decides
-        return Match.MAYBE
+        return UNKNOWN
     if subject == "dport":
         first, last = value["range"] if isinstance(value, dict) else (value, value)
-        return Match.of(first <= opening.port <= last)
+        return Condition(Match.of(first <= opening.port <= last))
     if subject == "daddr":
-        return _is_destination(value, opening)
-    if subject in ("interface", "ibrname") and isinstance(value, str):
-        return comes_from(opening, value, "*")
+        return Condition(_is_destination(value, opening))
+    if subject == "saddr":
+        return _is_source(value, opening)
+    if isinstance(value, str):
+        if subject in ("interface", "ibrname"):
+            return comes_from(opening, value, "*")
+        if subject == "port":
+            return comes_through(opening, value, "*")
+        if subject == "hardware":
+            return sent_by_hardware(opening, value)
     fact = _fact(subject, opening)
-    return Match.of(fact == value) if fact and isinstance(value, str) else Match.MAYBE
+    is_of_origin = not fact or subject == "pkttype"  # what a host sends itself is of another kind
+    return Condition(Match.of(fact == value) if fact and isinstance(value, str) else Match.MAYBE, None, is_of_origin)
 
 
 def _fact(subject: str, opening: Opening) -> str:
     facts = {"l4proto": opening.protocol, "nfproto": opening.family, "protocol": _INTERNET[opening.family]}
-    facts.update({"state": "new", "type": "local", "igmp": "membership-query"})
+    facts.update({"state": "new", "type": "local", "igmp": "membership-query", "status": "none"})
     if opening.is_multicast:
         facts.update({"type": "multicast", "pkttype": "multicast"})
     return facts.get(subject, "")
@@ -210,8 +289,27 @@ def _is_destination(value: Any, opening: Opening) -> Match:
     return Match.of(first <= int(ipaddress.ip_address(opening.address)) <= last)
 
 
-def _command(chain: Json, packet: Opening) -> str:
+def _is_source(value: Any, opening: Opening) -> Condition:
+    if isinstance(value, str):
+        return sent_by(opening, value)
+    if "prefix" in value:
+        return sent_by(opening, f"{value['prefix']['addr']}/{value['prefix']['len']}")
+    if "range" not in value:
+        return UNKNOWN_ORIGIN
+    first, last = (ipaddress.ip_address(each) for each in value["range"])
+    networks = ipaddress.summarize_address_range(first, last)
+    return Condition.any(sent_by(opening, str(each)) for each in networks)
+
+
+def _command(chain: Json, packet: Opening, is_guarded: bool) -> str:
+    place = shlex.join([chain["family"], chain["table"], chain["name"]])
+    if is_guarded:
+        return f"nft -a list chain {place}"
     key = {"bridge": "meta ibrname", "netdev": ""}.get(chain["family"], "iifname")
-    where = f' {key} "{packet.interface}"' if packet.interface and key else ""
+    where = f" {key} {_named(packet.interface)}" if packet.interface and key else ""
     what = "ip protocol igmp" if packet.protocol == "igmp" else f"{packet.protocol} dport {packet.port}"
-    return f"nft insert rule {chain['family']} {chain['table']} {chain['name']}{where} {what} accept"
+    return f"nft insert rule {place}{where} {what} accept"
+
+
+def _named(interface: str) -> str:
+    return f'"{interface}"' if _PLAIN.fullmatch(interface) else shlex.quote(f'"{interface}"')

@@ -1,7 +1,8 @@
 """The rules that a packet from this machine passes, turned round, so that they are walked as those of one coming in.
 
-Pure.  Chains of hook output take the place of those of input, and the interface that a packet leaves by is judged as if
-it came from there.  Translation of addresses and firewalld's own tables are left out: neither stops what we send.
+Pure.  Chains of hook output take the place of those of input, and the interface that a packet leaves by, and the
+address that it goes to, are judged as if it came from there.  Translation of addresses and firewalld's own tables are
+left out: neither stops what we send.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 from vmfence.packetfilter.rulesets import Rulesets
 
 _TURNED = {"INPUT": "OUTPUT", "iifname": "oifname", "iif": "oif", "-i": "-o", "in on": "out on"}
+_TURNED.update({"saddr": "daddr", "-s": "-d", "--src-type": "--dst-type", "--physdev-in": "--physdev-out"})
 _TURNED.update({there: here for here, there in tuple(_TURNED.items())})
-_WORDS = re.compile(r"(?<!\S)(INPUT|OUTPUT|[io]if(?:name)?|-[io]|in on|out on)(?!\S)")
+_WORDS = re.compile(rf"(?<!\S)({'|'.join(map(re.escape, _TURNED))})(?!\S)")
 _BASES = re.compile(r"^(:|-A )(PREROUTING|POSTROUTING|FORWARD)\b")
 _FIREWALLD = "firewalld"
 Json = dict[str, Any]
@@ -56,15 +58,17 @@ def _mirrored_entry(entry: Json) -> Iterable[Json]:
 
 
 def _swapped(value: Any) -> Any:
-    """Return a part of a rule with the interfaces of both directions exchanged."""
+    """Return a part of a rule with interfaces and addresses of both directions exchanged."""
     if isinstance(value, list):
         return [_swapped(each) for each in value]
     if isinstance(value, dict):
-        return {key: _key(each) if key == "key" else _swapped(each) for key, each in value.items()}
+        return {key: _key(each) if key in ("key", "field", "flags") else _swapped(each) for key, each in value.items()}
     return value
 
 
 def _key(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_key(each) for each in value]
     return _TURNED.get(value, value) if isinstance(value, str) else _swapped(value)
 
 

@@ -2,15 +2,18 @@
 
 Rules are walked in their order.  A condition that we cannot judge makes a rule a perhaps: one that stops may then stop
 us, one that accepts is not relied on.  So "nothing stops requests" is said only when it is certain: better one
-needless piece of advice than silence.
+needless piece of advice than silence.  How rules are walked: see walk.
 """
 
 from __future__ import annotations
 
 import enum
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Callable
+
+from vmfence.packetfilter.origins import ANYBODY, Origin, Origins
 
 # Where the queries of IGMP go to (RFC 3376, 4.1.12).
 _ALL_HOSTS = "224.0.0.1"
@@ -21,6 +24,7 @@ class Opening:
     """What one listener needs: *port* of *protocol* (udp, tcp) from *interface* (None: any); *igmp* as well.
 
     *address*: where requests go to, "" when that is not known.  Requests by UDP are always multicast.
+    *origins*: what is known of who asks; *origin*: the one whose packet it is, ANYBODY for whoever may ask.
     """
 
     protocol: str
@@ -29,6 +33,8 @@ class Opening:
     family: str = "ipv4"
     igmp: bool = False
     address: str = field(default="", compare=False)
+    origins: Origins = field(default=Origins(), compare=False)
+    origin: Origin = field(default=ANYBODY, compare=False)
 
     def __str__(self) -> str:
         where = f" on {self.interface}" if self.interface else ""
@@ -38,7 +44,7 @@ class Opening:
         """Yield what must come in, one kind of packet at a time: requests, and queries of IGMP (protocol igmp)."""
         yield replace(self, igmp=False)
         if self.igmp:
-            yield Opening("igmp", 0, self.interface, self.family, address=_ALL_HOSTS)
+            yield replace(self, protocol="igmp", port=0, igmp=False, address=_ALL_HOSTS)
 
     @property
     def is_multicast(self) -> bool:
@@ -85,61 +91,60 @@ class Verdict(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Rule:
-    """One rule as it concerns our packets; *target*: the chain of a jump or goto."""
+class Condition:
+    """One condition of a rule: *match*, and what it says of packets whose origin nobody knows.
+
+    *honest*: what holds for a packet that bears the addresses of its sender, at a port whose sender a rule names.
+    *is_of_origin*: it tells senders apart, so that what becomes of one packet shows nothing about another's.
+    *is_of_port*: it names the port of a bridge; *is_of_address*: an address of the sender.
+    """
 
     match: Match
+    honest: Match | None = None
+    is_of_origin: bool = False
+    is_of_port: bool = False
+    is_of_address: bool = False
+
+    def inverted(self) -> Condition:
+        """Return the opposite condition."""
+        return replace(self, match=self.match.inverted(), honest=self.honest.inverted() if self.honest else None)
+
+    @staticmethod
+    def all(found: Iterable[Condition]) -> Condition:
+        """Return whether all of *found* hold; YES for none."""
+        one = tuple(found)
+        return Condition(
+            Match.all(each.match for each in one),
+            Match.all(each.honest or each.match for each in one),
+            any(each.is_of_origin for each in one),
+            any(each.is_of_port for each in one),
+            any(each.is_of_address for each in one),
+        )
+
+    @staticmethod
+    def any(found: Iterable[Condition]) -> Condition:
+        """Return whether one of *found* holds; NO for none."""
+        return Condition.all(each.inverted() for each in found).inverted()
+
+
+HOLDS, UNKNOWN = Condition(Match.YES), Condition(Match.MAYBE)
+# Whoever it is that asks decides: his address, or a set of them, or what is not known to be about anything else.
+UNKNOWN_ORIGIN = Condition(Match.MAYBE, is_of_origin=True)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule as it concerns our packets; *target*: the chain of a jump or goto; *tell* returns it as it is shown."""
+
+    condition: Condition
     verdict: Verdict
     target: str = ""
+    tell: Callable[[], str] = field(default=str, compare=False)
 
 
 # What a chain comes to that was told of us: see the *admitting* of the programs' modules.
-ADMITTED = Rule(Match.YES, Verdict.ACCEPT)
-_UNSEEN = (Rule(Match.MAYBE, Verdict.DROP),)
-
-
-class _Fate(enum.Enum):
-    ADMITTED = 1
-    STOPPED = 2
-    PASSED = 3  # came to the end of the chain
-
-
-def may_stop(chains: Mapping[str, Sequence[Rule]], base: str, is_admitting: bool) -> bool:
-    """Whether the chain *base* may stop our packets; *is_admitting*: its policy."""
-    fates = _fates(chains, base, {})
-    return _Fate.STOPPED in fates or (_Fate.PASSED in fates and not is_admitting)
-
-
-def _fates(chains: Mapping[str, Sequence[Rule]], name: str, known: dict[str, set[_Fate]]) -> set[_Fate]:
-    """Return what may become of our packets in the chain *name*.  The kernel admits no loops of chains."""
-    if name in known:
-        return known[name]
-    known[name] = {_Fate.STOPPED}  # what a loop would do
-    found: set[_Fate] = set()
-    for rule in chains.get(name, _UNSEEN):
-        if rule.match is not Match.NO:
-            fates, goes_on = _follow(rule, chains, known)
-            found |= fates
-            if rule.match is Match.YES and not goes_on:
-                break
-    else:
-        found.add(_Fate.PASSED)
-    known[name] = found
-    return found
-
-
-def _follow(rule: Rule, chains: Mapping[str, Sequence[Rule]], known: dict[str, set[_Fate]]) -> tuple[set[_Fate], bool]:
-    """Return what *rule* may do to a packet that it matches, and whether that may go on to the next rule."""
-    if rule.verdict is Verdict.ACCEPT:
-        return {_Fate.ADMITTED}, False
-    if rule.verdict is Verdict.DROP:
-        return {_Fate.STOPPED}, False
-    if rule.verdict is Verdict.RETURN:
-        return {_Fate.PASSED}, False
-    fates = _fates(chains, rule.target, known)
-    if rule.verdict is Verdict.GOTO:
-        return fates, False
-    return fates - {_Fate.PASSED}, _Fate.PASSED in fates
+ADMITTED = Rule(HOLDS, Verdict.ACCEPT)
+UNSEEN = Rule(UNKNOWN_ORIGIN, Verdict.DROP, tell=lambda: "a chain that is not shown")
 
 
 def goes_to(opening: Opening, network: str) -> Match:
@@ -149,10 +154,53 @@ def goes_to(opening: Opening, network: str) -> Match:
     return Match.of(ipaddress.ip_address(opening.address) in ipaddress.ip_network(network, strict=False))
 
 
-def comes_from(opening: Opening, interface: str, wildcard: str) -> Match:
-    """Return whether requests come from *interface*, whose last letter may be the *wildcard* of the program."""
-    if opening.interface is None:
+def sent_by(opening: Opening, network: str) -> Condition:
+    """Return whether requests come from an address in *network*.  Raises ValueError."""
+    wanted = ipaddress.ip_network(network, strict=False)
+    if opening.origin.address:
+        return _of_address(Match.of(ipaddress.ip_address(opening.origin.address) in wanted))
+    return _of_address(_expected(wanted, opening.origins), Match.YES)
+
+
+def sent_by_hardware(opening: Opening, address: str) -> Condition:
+    """Return whether requests come from this Ethernet *address*."""
+    if opening.origin.hardware:
+        return _of_address(Match.of(opening.origin.hardware == address.lower()))
+    return _of_address(Match.MAYBE, Match.YES)
+
+
+def _of_address(match: Match, honest: Match | None = None) -> Condition:
+    return Condition(match, honest, is_of_origin=True, is_of_address=True)
+
+
+def _expected(wanted: ipaddress.IPv4Network | ipaddress.IPv6Network, origins: Origins) -> Match:
+    """Return whether those who may ask are in *wanted*: all of the networks there but this host itself."""
+    nets = [net for net in map(ipaddress.ip_network, origins.networks) if net.version == wanted.version]
+    if not nets:
         return Match.MAYBE
-    if interface.endswith(wildcard):
-        return Match.of(opening.interface.startswith(interface[:-1]))
-    return Match.of(opening.interface == interface)
+    if all(net.subnet_of(wanted) for net in nets):  # type: ignore[arg-type]
+        return Match.YES
+    is_own = wanted.num_addresses == 1 and str(wanted.network_address) in origins.own
+    return Match.NO if is_own or not any(net.overlaps(wanted) for net in nets) else Match.MAYBE
+
+
+def comes_from(opening: Opening, interface: str, wildcard: str) -> Condition:
+    """Return whether requests come from *interface*, whose last letter may be the *wildcard* of the program.
+
+    What this host sends to a group arrives by the same interface, what it sends to its own address by another.
+    """
+    if opening.interface is None:
+        return UNKNOWN_ORIGIN
+    is_ours = _is_named(opening.interface, interface, wildcard)
+    return Condition(Match.of(is_ours), is_of_origin=is_ours or not opening.is_multicast)
+
+
+def comes_through(opening: Opening, port: str, wildcard: str) -> Condition:
+    """Return whether requests come through this *port* of a bridge."""
+    if not opening.origin.port:
+        return Condition(Match.MAYBE, is_of_origin=True, is_of_port=True)
+    return Condition(Match.of(_is_named(opening.origin.port, port, wildcard)), is_of_origin=True, is_of_port=True)
+
+
+def _is_named(name: str, pattern: str, wildcard: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith(wildcard) else name == pattern

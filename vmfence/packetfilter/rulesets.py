@@ -7,12 +7,13 @@ written iptables-save garbles.  So nft's view counts, and iptables-save is asked
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from vmfence.packetfilter import iptables
-from vmfence.packetfilter.nft import Table, nft_stops
+from vmfence.packetfilter.nft import Readings, Table, nft_stops
 from vmfence.packetfilter.rules import Opening
+from vmfence.packetfilter.walk import Stoppage
 
 # iptables-save 1.8.9: "# Table `filter' contains incompatible base-chains" (or "is incompatible"), then half of it.
 _INCOMPATIBLE = re.compile(r"^# Table `([^']+)' .*incompatible", re.MULTILINE)
@@ -22,10 +23,25 @@ _FIREWALLD_CHAIN = "INPUT_ZONES"  # of firewalld's backend of old
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Where a packet may be stopped; *command*: what lets it through; *table*: of nftables, if it is there."""
+    """Where a packet may be stopped, and how; *command*: what lets it through, or shows where nothing else may.
+
+    *table*: of nftables, if it is there; *is_request*: it stops requests, and not just queries of IGMP.
+    """
 
     command: str
     table: Table | None = None
+    stoppage: Stoppage = Stoppage()
+    is_request: bool = True
+
+    @property
+    def stops(self) -> bool:
+        """Whether requests are certainly stopped, all of them or those of a guest that is known."""
+        return self.is_request and (self.stoppage.is_certain or bool(self.stoppage.guests))
+
+    @property
+    def is_of_firewalld(self) -> bool:
+        """Whether firewalld is to be told."""
+        return self.command.startswith("firewall-cmd ")
 
 
 @dataclass(frozen=True)
@@ -55,20 +71,26 @@ class Rulesets:
         if self.nft:
             yield from self._nft_obstacles(opening, ports, admitting)
         if not self.nft or not _BY_NFT.search(self.saved):
-            yield from map(Obstacle, iptables.iptables_missing(self.saved, opening, "", admitting))
+            yield from _obstacles(iptables.iptables_stops(self.saved, opening, "", admitting))
         program = "ip6tables-legacy" if self.family == "ipv6" else "iptables-legacy"
-        yield from map(Obstacle, iptables.iptables_missing(self.legacy, opening, program))
+        yield from _obstacles(iptables.iptables_stops(self.legacy, opening, program))
 
     def _nft_obstacles(
         self, opening: Opening, ports: Collection[str], admitting: Collection[str]
     ) -> Iterator[Obstacle]:
         shared, tables = self.shared, iptables.tables_of(self.saved)
+
+        def read(table: Table, packet: Opening) -> Readings:
+            return iptables.readings(tables[table[1]], packet) if table in shared else {}
+
         for packet in opening.packets():
-            readings = {table: iptables.readings(tables[table[1]], packet) for table in shared}
-            for stop in nft_stops(self.nft, packet, readings, ports, admitting):
+            for stop in nft_stops(self.nft, packet, read, ports, admitting):
                 is_known = stop.table in shared and stop.chain in tables[stop.table[1]]
-                command = iptables.command(tables, stop.table[1], stop.chain, packet) if is_known else stop.command
-                yield Obstacle(command, stop.table)
+                command = stop.command
+                if is_known:
+                    is_guarded = stop.stoppage.is_guarded
+                    command = iptables.command(tables, stop.table[1], stop.chain, packet, "", is_guarded)
+                yield Obstacle(command, stop.table, stop.stoppage, packet.protocol != "igmp")
 
     def is_firewalld(self, obstacle: Obstacle) -> bool:
         """Whether firewalld, which runs, has written what is there.  Raises ValueError."""
@@ -76,3 +98,8 @@ class Rulesets:
             return True
         is_of_old = _FIREWALLD_CHAIN in iptables.tables_of(self.saved).get("filter", ())
         return is_of_old and (obstacle.table is None or obstacle.table in self.shared)
+
+
+def _obstacles(found: Iterable[tuple[str, Stoppage, Opening]]) -> Iterator[Obstacle]:
+    for command, stoppage, packet in found:
+        yield Obstacle(command, None, stoppage, packet.protocol != "igmp")

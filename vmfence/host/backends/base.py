@@ -21,7 +21,8 @@ class Guest:
     """A guest as it was just read.
 
     *places* are the numbers of the hypervisors where it runs, or, when it runs nowhere, where it is defined.
-    *moved*: it is shut off here because it was migrated away, so another host may be running it.
+    *moved*: it is shut off here because it was migrated away, so another host may be running it.  *is_unexplained*: it
+    is shut off, and libvirt does not know why; it forgets that when it restarts.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Guest:
     state: State
     places: tuple[int, ...] = (0,)
     moved: bool = False
+    is_unexplained: bool = False
 
     @property
     def is_off(self) -> bool:
@@ -43,13 +45,17 @@ class Guest:
 
 @dataclass(frozen=True)
 class HypervisorStatus:
-    """What a backend knows of one hypervisor without asking: whether its last answer came, and why not."""
+    """What a backend knows of one hypervisor without asking: whether its last answer came, and why not.
+
+    *answered_at*: when it did last, in seconds of the wall clock, 0 for never; *calls*: those under way.
+    """
 
     uri: str
     is_answering: bool
     trouble: str
     connections: int
     calls: int
+    answered_at: float
 
 
 class Watch(Protocol):
@@ -105,8 +111,11 @@ class Backend(Protocol):
         A transient one that power_off() ended there is shut off; one that vanished by itself raises GuestNotFound.
         """
 
-    async def power_off(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
-        """End *guest* at once at all its places.  The state is not read back here."""
+    async def power_off(self, guest: Guest, deadline: float, still_wanted: Wanted) -> State:
+        """End *guest* at once at all its places and return the state it had directly before.
+
+        At several places that is running, if it was that at one.  The state is not read back here.
+        """
 
     async def power_on(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
         """Boot *guest* afresh, at the first of its places."""

@@ -37,8 +37,14 @@ def look_up(connection: libvirt.virConnect, target: str) -> Guest | None:
 
 def _read(domain: libvirt.virDomain) -> Guest:
     state, reason = domain.state()
-    moved = state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED
-    return Guest(domain.name(), domain.UUIDString(), _state(state), moved=moved)
+    is_off = state == libvirt.VIR_DOMAIN_SHUTOFF
+    return Guest(
+        domain.name(),
+        domain.UUIDString(),
+        _state(state),
+        moved=is_off and reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED,
+        is_unexplained=is_off and reason == libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN,
+    )
 
 
 def _state(number: int) -> State:
@@ -58,14 +64,19 @@ def list_guests(connection: libvirt.virConnect) -> list[Guest]:
     return found
 
 
-def destroy(connection: libvirt.virConnect, guest: Guest, still_wanted: Wanted, keep: Callable[[str], None]) -> None:
-    """End *guest* at once.  *keep* is given the XML of a transient one before, as libvirt forgets it with the guest."""
+def destroy(connection: libvirt.virConnect, guest: Guest, still_wanted: Wanted, keep: Callable[[str], None]) -> State:
+    """End *guest* at once and return the state it had directly before.
+
+    *keep* is given the XML of a transient one first, as libvirt forgets it with the guest.
+    """
     with _not_found(guest.name):
         domain = connection.lookupByUUIDString(guest.uuid)
     if not domain.isPersistent():
         keep(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE))
     still_wanted()
+    before = _state(domain.state()[0])
     domain.destroy()
+    return before
 
 
 def start(connection: libvirt.virConnect, guest: Guest, xml: str | None, still_wanted: Wanted) -> None:

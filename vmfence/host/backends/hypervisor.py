@@ -59,6 +59,7 @@ class Hypervisor:
         self._connections: list[libvirt.virConnect] = []
         self._pool = ThreadPoolExecutor(CALLS_AT_ONCE, f"libvirt {uri}")
         self._running = 0
+        self._answered_at = 0.0
 
     async def call(self, work: Callable[[libvirt.virConnect], T], deadline: float) -> T:
         """Return what *work* returns for a live connection.  Raises BackendError, Unreachable."""
@@ -89,12 +90,13 @@ class Hypervisor:
         except Unreachable as error:
             self.suspect, self._trouble = True, str(error)
             raise
-        self.suspect, self._trouble = False, ""
+        self.suspect, self._trouble, self._answered_at = False, "", time.time()
         return result
 
     def describe(self) -> HypervisorStatus:
         """Return what is known without asking."""
-        return HypervisorStatus(self.uri, not self.suspect, self._trouble, len(self._connections), self._running)
+        connections, calls = len(self._connections), self._running
+        return HypervisorStatus(self.uri, not self.suspect, self._trouble, connections, calls, self._answered_at)
 
     def is_busy(self) -> bool:
         """Whether calls are running in threads."""

@@ -31,6 +31,11 @@ DEFAULT_URI = "qemu:///system"
 _MODULAR = {"virtlxcd-sock": "lxc:///system", "virtxend-sock": "xen:///system", "virtchd-sock": "ch:///system"}
 _SESSION_SOCKETS = ("virtqemud-sock", "libvirt-sock")
 _START_IT = "see that libvirt runs: systemctl status virtqemud libvirtd"
+_RESTART_IT = "it hangs, or its host is overloaded: systemctl status virtqemud libvirtd, then restart it"
+
+
+class Hung(Unreachable):
+    """A libvirt that takes connections, and does not answer in time."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,16 @@ class GuestFacts:
 
 @dataclass(frozen=True)
 class Inventory:
-    """One URI.  *hypervisor* and *libvirt* are versions as text (``QEMU 7.2.0``, ``9.0.0``)."""
+    """One URI.  *hypervisor* and *libvirt* are versions as text (``QEMU 7.2.0``, ``9.0.0``).
+
+    *networks*: libvirt's, each with its bridge.
+    """
 
     uri: str
     hypervisor: str
     libvirt: str
     guests: tuple[GuestFacts, ...]
+    networks: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         count = len(self.guests)
@@ -136,7 +145,7 @@ def _end(uri: str, future: Future[T], deadline: float, timeout_s: float) -> T:
         return future.result(max(0.0, deadline - time.monotonic()))
     except concurrent.futures.TimeoutError:
         why = f"no answer within {timeout_s:g} s"
-        raise Unreachable(f"libvirt at {uri} does not answer", why, _START_IT) from None
+        raise Hung(f"libvirt at {uri} does not answer", why, _RESTART_IT) from None
 
 
 def _read(uri: str, work: Callable[[libvirt.virConnect], T]) -> T:
@@ -169,7 +178,9 @@ def _inventory(uri: str, connection: libvirt.virConnect) -> Inventory:
                 raise
     hypervisor = f"{connection.getType()} {_version(connection.getVersion())}"
     ordered = tuple(sorted(guests, key=lambda guest: guest.name.lower()))
-    return Inventory(uri, hypervisor, _version(connection.getLibVersion()), ordered)
+    bridges = {name: root.find("bridge") for name, root in networks.items()}
+    pairs = tuple((name, bridge.get("name", "")) for name, bridge in bridges.items() if bridge is not None)
+    return Inventory(uri, hypervisor, _version(connection.getLibVersion()), ordered, pairs)
 
 
 def _version(number: int) -> str:

@@ -99,11 +99,14 @@ class LibvirtBackend:
                 by_uuid.setdefault(guest.uuid, []).append((place, guest))
         return [_merge(sightings) for sightings in by_uuid.values()]
 
-    async def power_off(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
+    async def power_off(self, guest: Guest, deadline: float, still_wanted: Wanted) -> State:
         """Destroy *guest* at all its places; what fails at one does not spare the others."""
+        before: list[State] = []
 
         def work(connection: libvirt.virConnect) -> None:
-            domains.destroy(connection, guest, still_wanted, lambda xml: self._transients.keep(guest, xml))
+            before.append(
+                domains.destroy(connection, guest, still_wanted, lambda xml: self._transients.keep(guest, xml))
+            )
             self._transients.ended(guest.uuid)
 
         failures: list[BackendError] = []
@@ -114,6 +117,7 @@ class LibvirtBackend:
                 failures.append(error)
         if failures:
             raise failures[0]
+        return State.RUNNING if State.RUNNING in before else before[0]
 
     async def power_on(self, guest: Guest, deadline: float, still_wanted: Wanted) -> None:
         """Boot *guest* afresh.  One that was migrated away is refused: another host may be running it."""
@@ -221,4 +225,5 @@ def _merge(sightings: list[tuple[int, Guest]]) -> Guest:
     chosen = active or sightings
     best = next((guest for _, guest in chosen if guest.is_running), chosen[0][1])
     moved = not active and any(guest.moved for _, guest in chosen)
-    return Guest(best.name, best.uuid, best.state, tuple(place for place, _ in chosen), moved)
+    is_unexplained = not active and any(guest.is_unexplained for _, guest in chosen)
+    return Guest(best.name, best.uuid, best.state, tuple(place for place, _ in chosen), moved, is_unexplained)

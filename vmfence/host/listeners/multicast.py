@@ -175,7 +175,7 @@ class MulticastListener:
         return f"{source[0]}%{zone}"
 
     async def _serve(self, verified: Verified, claimed: str, origin: Origin) -> None:
-        async with self._reception.admitted(verified, claimed) as admission:
+        async with self._reception.admitted(verified, claimed, is_shared=True) as admission:
             reader, writer = await self._call_back(claimed, verified.request.port)
             try:
                 await self._reception.converse(admission, self._security, origin, reader, writer)
@@ -210,7 +210,10 @@ class MulticastListener:
         except asyncio.TimeoutError:
             raise _uncalled(address, port, f"no answer within {CONNECT_S:.0f} s") from None
         except OSError as error:
-            raise _uncalled(address, port, error.strerror or str(error)) from error
+            # The strerror of asyncio's errors is its own text: "Connect call failed ('10.88.0.11', 1229)".
+            number = error.errno or 0
+            reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+            raise _uncalled(address, port, reason) from error
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return reader, writer
 

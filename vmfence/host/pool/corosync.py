@@ -10,15 +10,20 @@ into a thread.  dispatch() and send() do not wait.
 from __future__ import annotations
 
 import ctypes
+import re
+import sys
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, byref, c_char, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 from vmfence.errors import ToolMissing, Unreachable
 
 OK = 1
 TRY_AGAIN = 6
+_NO_CONNECTION = 2  # nobody is at its socket, or the connection has broken
+_START_IT = "systemctl start corosync, and see: journalctl -u corosync"
+_NO_SECTIONS = 27  # the end of an iteration (corotypes.h)
 ERRORS = {
     2: "the connection to Corosync is gone",
     3: "Corosync speaks another version of its protocol",
@@ -55,8 +60,10 @@ _DISPATCH_ALL = 2
 _TRACK_CURRENT_AND_CHANGES = 0x01 | 0x02
 _AGREED = 2
 _QUORUM_SET = 1
-_NODES_MAX = 1024
 _NAME_BYTES = 128
+_NUMBER_BYTES = 4
+_KEY_BYTES = 256  # CMAP_KEYNAME_MAXLEN, and a zero
+_NODE_KEY = re.compile(r"nodelist\.node\.(\d+)\.(nodeid|name)")
 
 
 class _Address(ctypes.Structure):
@@ -95,11 +102,21 @@ class Members:
 
 
 @dataclass(frozen=True)
+class Up:
+    """The nodes whose Corosync is together with ours, with a process in the group or without."""
+
+    nodes: frozenset[int]
+
+
+@dataclass(frozen=True)
 class Delivery:
     """A message of *node*."""
 
     node: int
     data: bytes
+
+
+Event = Union[Members, Up, Delivery]
 
 
 @dataclass(frozen=True)
@@ -123,7 +140,7 @@ class Corosync:
         self._group = _Name(len(group), group)
         self._libraries: dict[str, Any] = {}
         self._cpg, self._quorum = c_uint64(), c_uint64()
-        self._events: list[Members | Delivery] = []
+        self._events: list[Event] = []
         self.me = 0
         self.is_quorate = False
         # Corosync keeps pointers to these: they must live as long as the connection.
@@ -154,7 +171,10 @@ class Corosync:
     def _initialize(self) -> None:
         cpg, quorum = self._library("cpg"), self._library("quorum")
         kind, node = c_uint32(), c_uint32()
-        _check("connect to Corosync", cpg.cpg_initialize(byref(self._cpg), byref(self._cpg_callbacks)))
+        status = cpg.cpg_initialize(byref(self._cpg), byref(self._cpg_callbacks))
+        if status == _NO_CONNECTION:
+            raise Unreachable("cannot connect to Corosync", "it is not running on this host", _START_IT)
+        _check("connect to Corosync", status)
         _check(
             "ask Corosync for its quorum",
             quorum.quorum_initialize(byref(self._quorum), byref(self._quorum_callbacks), byref(kind)),
@@ -164,7 +184,7 @@ class Corosync:
         _check("ask Corosync for this node's number", cpg.cpg_local_get(self._cpg, byref(node)))
         self.me = node.value
 
-    def dispatch(self) -> list[Members | Delivery]:
+    def dispatch(self) -> list[Event]:
         """Return what has happened in the group, in its order, and take the votes.  Raises Unreachable."""
         _check("hear Corosync", self._library("quorum").quorum_dispatch(self._quorum, c_int(_DISPATCH_ALL)), TRY_AGAIN)
         _check("hear Corosync", self._library("cpg").cpg_dispatch(self._cpg, c_int(_DISPATCH_ALL)), TRY_AGAIN)
@@ -179,18 +199,12 @@ class Corosync:
         return bool(status == OK)
 
     def nodes(self) -> dict[int, str] | None:
-        """Return the nodes of the cluster's configuration and their names; None when they cannot be read."""
+        """Return the nodes of the cluster's configuration and their names; None when they cannot be read as a whole."""
         cmap, handle = self._library("cmap"), c_uint64()
         if cmap.cmap_initialize(byref(handle)) != OK:
             return None
-        found: dict[int, str] = {}
         try:
-            for place in range(_NODES_MAX):
-                number = _read(cmap, handle, f"nodelist.node.{place}.nodeid", 4)
-                if number is None:
-                    break
-                name = _read(cmap, handle, f"nodelist.node.{place}.name", 256) or b""
-                found[int.from_bytes(number, "little")] = name.partition(b"\0")[0].decode("utf-8", "replace")
+            found = _read_nodes(cmap, handle)
         finally:
             cmap.cmap_finalize(handle)
         return found or None
@@ -220,8 +234,9 @@ class Corosync:
     def _changed(self, _: int, __: Any, members: Any, count: int, *___: Any) -> None:
         self._events.append(Members(frozenset(members[place].nodeid for place in range(count))))
 
-    def _notified(self, _: int, is_quorate: int, *__: Any) -> None:
+    def _notified(self, _: int, is_quorate: int, __: int, count: int, nodes: Any) -> None:
         self.is_quorate = bool(is_quorate) and self._has_votes
+        self._events.append(Up(frozenset(nodes[place] for place in range(count))))
 
 
 def _check(what: str, status: int, *besides: int) -> None:
@@ -236,9 +251,39 @@ def _descriptor(get: Callable[..., int], handle: c_uint64) -> int:
     return found.value
 
 
-def _read(cmap: Any, handle: c_uint64, key: str, size: int) -> bytes | None:
-    """Return the value of a key of Corosync's configuration, None if it has none."""
-    value, length, kind = ctypes.create_string_buffer(size), c_size_t(size), c_int()
-    if cmap.cmap_get(handle, key.encode(), value, byref(length), byref(kind)) != OK:
+def _read_nodes(cmap: Any, handle: c_uint64) -> dict[int, str] | None:
+    """Return the nodes; None when anything but the end of the list is met, or a node has no number."""
+    iteration = c_uint64()
+    if cmap.cmap_iter_init(handle, b"nodelist.node.", byref(iteration)) != OK:
+        return None
+    values: dict[str, dict[str, bytes]] = {}  # by place in the list, which may have gaps
+    try:
+        while True:
+            key, length, kind = ctypes.create_string_buffer(_KEY_BYTES), c_size_t(), c_int()
+            status = cmap.cmap_iter_next(handle, iteration, key, byref(length), byref(kind))
+            if status != OK:
+                break
+            place = values.setdefault(key.value.split(b".")[2].decode("ascii", "replace"), {})
+            if wanted := _NODE_KEY.fullmatch(key.value.decode("ascii", "replace")):
+                value = _read(cmap, handle, key.value, length.value)
+                if value is None:
+                    return None
+                place[wanted[2]] = value
+    finally:
+        cmap.cmap_iter_finalize(handle, iteration)
+    if status != _NO_SECTIONS or any(len(each.get("nodeid", b"")) != _NUMBER_BYTES for each in values.values()):
+        return None
+    return {
+        int.from_bytes(each["nodeid"], sys.byteorder): each.get("name", b"")
+        .partition(b"\0")[0]
+        .decode("utf-8", "replace")
+        for each in values.values()
+    }
+
+
+def _read(cmap: Any, handle: c_uint64, key: bytes, size: int) -> bytes | None:
+    """Return the value of a key, *size* bytes long when it was last seen; None when it cannot be read."""
+    value, length, kind = ctypes.create_string_buffer(size + 1), c_size_t(size + 1), c_int()
+    if cmap.cmap_get(handle, key, value, byref(length), byref(kind)) != OK:
         return None
     return value.raw[: length.value]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 from vmfence.errors import VmfenceError
 from vmfence.host.pool.messages import Message
@@ -15,9 +16,10 @@ Token = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Send:
-    """Multicast this to the group."""
+    """Multicast this to the group, not later than *until_s*: nobody waits for it any more then."""
 
     message: Message
+    until_s: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ class LookHere:
 
 @dataclass(frozen=True)
 class Act:
-    """Carry out an action here, beginning before *until_s* while *asker* is in the group; tell acted()."""
+    """Carry out an action here, beginning before *until_s* while *asker* is in the group; tell acted().
+
+    The outcome tells in which state the guest was directly before it was ended, if it was.
+    """
 
     asker: int
     seqno: int
@@ -46,12 +51,31 @@ class Act:
     until_s: float
 
 
+class Departed(NamedTuple):
+    """A host that is away.
+
+    It counts as fenced by a success that ended at *left_at* (wall clock) or later and is newer, by the fencer's own
+    clock, than *fence_before*: the newest one that was known while the host was here, 0.0 for none, None if not known.
+    """
+
+    node: int
+    left_at: float
+    fence_before: float | None = None
+
+
 @dataclass(frozen=True)
 class FindFenced:
-    """Find out which hosts (node, wall time of departure) were fenced since, and tell fenced_found()."""
+    """Find out which hosts were fenced since they left, and tell fenced_found()."""
 
     token: Token
-    hosts: tuple[tuple[int, float], ...]
+    hosts: tuple[Departed, ...]
+
+
+@dataclass(frozen=True)
+class NoteFences:
+    """Find out when these hosts were fenced last, and tell fences_noted(); where that cannot be told, tell nothing."""
+
+    nodes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -63,4 +87,4 @@ class Done:
     error: VmfenceError | None = None
 
 
-Effect = Union[Send, ReadGuests, LookHere, Act, FindFenced, Done]
+Effect = Union[Send, ReadGuests, LookHere, Act, FindFenced, NoteFences, Done]

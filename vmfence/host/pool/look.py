@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vmfence.host.pool.directory import Directory, Host
-from vmfence.host.pool.messages import Away, Entry, Report
+from vmfence.host.pool.messages import Away, Entry, Last, Report
 from vmfence.host.pool.verdict import View
 
 # A hypervisor is given five seconds to look a guest up, and that one is told of.
@@ -20,6 +20,28 @@ GRACE_S = 1.0
 PROBE_S = 2.0
 
 
+@dataclass(frozen=True)
+class Situation:
+    """What the members have told of a guest: who has it active, who had it, who had it last; and whether all told."""
+
+    active: frozenset[int]
+    moved: frozenset[int]
+    lasts: tuple[Last, ...]
+    is_told: bool
+
+
+def situation(directory: Directory, target: str) -> Situation:
+    """Return what is told of the guest called *target*."""
+    hosts = {node: directory.hosts[node] for node in directory.members}
+    found = {node: entry for node, host in hosts.items() if (entry := host.find(target)) is not None}
+    return Situation(
+        frozenset(node for node, entry in found.items() if entry.is_active),
+        frozenset(node for node, entry in found.items() if entry.moved),
+        directory.lasts_of(target),
+        all(host.is_listed and not host.is_of_before for host in hosts.values()),
+    )
+
+
 @dataclass
 class Probe:
     """A status request to one member with fence_virtd; *tried* are the names it was asked for."""
@@ -27,7 +49,6 @@ class Probe:
     node: int
     tried: set[str] = field(default_factory=set)
     seqno: int = 0
-    stamp: int | None = None
     sent_at: float = 0.0
 
     def next_text(self, host: Host, target: str) -> str | None:
@@ -56,6 +77,7 @@ class Look:
     probes: dict[int, Probe] = field(default_factory=dict)
     told: dict[int, tuple[Entry, ...]] = field(default_factory=dict)  # by fence_virtd
     mute: dict[int, str] = field(default_factory=dict)
+    before: Situation | None = None
 
     def reported(self, node: int, report: Report, now: float) -> None:
         """Take the answer of one of ours, received at *now*."""
@@ -76,16 +98,15 @@ class Look:
         """Return the members that have not answered."""
         return directory.members - self.reports.keys() - self.told.keys() - self.mute.keys()
 
-    def view(self, directory: Directory, now: float) -> View:
+    def view(self, directory: Directory) -> View:
         """Return what was found."""
         here = directory.members
         silent = {node: self.mute.get(node, "no answer in time") for node in self.waiting(directory)}
         silent.update({node: why for node, why in self.mute.items() if node in here})
         silent.update({node: each.trouble for node, each in self.reports.items() if each.trouble and node in here})
-        sightings = {node: report.guests for node, report in self.reports.items() if not report.trouble}
-        sightings.update(self.told)
+        sightings = self._sightings()
         away = self._away(directory)
-        absent, configured = directory.absent(), frozenset(directory.configured or ())
+        absent = directory.absent()
         return View(
             {node: entries for node, entries in sightings.items() if node in here},
             silent,
@@ -93,12 +114,19 @@ class Look:
             away,
             frozenset(node for node in absent if node not in away),
             None if directory.configured is None else not absent,
-            frozenset(self._last(directory)),
+            self._last(directory, away),
             directory.is_quorate,
-            2 * len(directory.members & configured) > len(configured),
             self._concerned(directory),
             self.offsets_s,
+            self._is_quiet(directory),
         )
+
+    def _is_quiet(self, directory: Directory) -> bool:
+        """Whether what is known of the guest was known before anybody was asked: so it did not move meanwhile."""
+        has_left = {node for node, entries in self._sightings().items() if any(entry.moved for entry in entries)}
+        now = situation(directory, self.target)
+        is_same = self.before is not None and now == self.before
+        return is_same and not now.active and has_left <= now.moved and now.is_told
 
     def _is_seen_active(self) -> bool:
         seen = [entry for report in self.reports.values() for entry in report.guests]
@@ -111,9 +139,15 @@ class Look:
             found |= {node for node in directory.members if uuid in directory.hosts[node].guests}
         return frozenset(found | {node for node, report in self.reports.items() if report.guests})
 
-    def _last(self, directory: Directory) -> set[int]:
-        found = {report.last for report in self.reports.values()} | {directory.last_active(self.target)}
-        return {node for node in found if node is not None}
+    def _last(self, directory: Directory, away: dict[int, Away]) -> frozenset[int]:
+        """Return who may have had the guest last, as all together know: the directory has taken what they report."""
+        uuids = {entry.uuid for entries in self._sightings().values() for entry in entries}
+        uuids |= {each.entry.uuid for each in away.values() if each.entry is not None}
+        return frozenset().union(*(directory.lasts.nodes(uuid) for uuid in uuids))
+
+    def _sightings(self) -> dict[int, tuple[Entry, ...]]:
+        found = {node: report.guests for node, report in self.reports.items() if not report.trouble}
+        return {**found, **self.told}
 
     def _away(self, directory: Directory) -> dict[int, Away]:
         """Return what anybody remembers: the worst of it, and excused only by who remembers that it was shut off."""
@@ -131,12 +165,19 @@ def _is_configured(directory: Directory, node: int) -> bool:
 
 
 def _worse(one: Away, other: Away) -> Away:
-    """Return one memory of a host made of two: what was active counts more than what was shut off or not there."""
+    """Return one memory of a host made of two: what was active counts more than what was shut off or not there.
+
+    When it left is told by those who saw it; the others only tell since when they would have seen it.
+    """
     entries = sorted(filter(None, (one.entry, other.entry)), key=lambda entry: entry.is_active)
+    both = (one, other)
+    seen = [each for each in both if each.is_seen_leaving]
+    noted = [each.fence_before for each in seen or both if each.fence_before is not None]
     return Away(
         one.node,
-        max(one.left_at, other.left_at),
+        max(each.left_at for each in seen or both),
         entries[-1] if entries else None,
         one.is_excused or other.is_excused,
-        one.is_seen_leaving or other.is_seen_leaving,
+        bool(seen),
+        max(noted) if noted else None,
     )

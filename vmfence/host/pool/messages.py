@@ -1,12 +1,14 @@
 """What the hosts of a pool tell each other beyond fence_virtd's messages: JSON bodies of type protocol.cpg.OURS.
 
 Pure.  A host greets, lists its guests, asks all others what they see of one guest, and orders one of them to act.
-A message that is not understood is a PacketError: a newer host's, or rubbish; it is never guessed at.
+A message that is not understood is a PacketError: a newer host's, or rubbish; it is never guessed at.  What decodes can
+be reckoned with: its numbers and times are finite and bounded.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Union
 
@@ -17,19 +19,24 @@ from vmfence.protocol.reply import State
 VERSION = 1
 # Guests in one message: about 20 kB, far below what Corosync carries.
 LISTED_MAX = 200
+_NUMBER_MAX = 1 << 63
+_TIME_MAX_S = 1e12
 
 
 @dataclass(frozen=True)
 class Entry:
     """A guest as one host sees it.
 
-    *state* is libvirt's number.  *moved*: shut off here because it was migrated away.
+    *state* is libvirt's number.  *moved*: shut off here because it was migrated away.  *stay* is the number of the time
+    since it executes here without a break, and of no other one (lasts.py); 0: it does not, or nobody counts.
     """
 
     name: str
     uuid: str
     state: int
     moved: bool = False
+    stay: int = 0
+    is_unexplained: bool = False
 
     @property
     def is_active(self) -> bool:
@@ -70,6 +77,41 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class Last:
+    """Who had the guest *uuid* active last, as far as the sender knows.
+
+    *stays*: (number, node) of the last time that it executed at a node; several if nobody knows which is the later one.
+    *past*: numbers of those known to be earlier.
+    """
+
+    uuid: str
+    stays: tuple[tuple[int, int], ...]
+    past: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lasts:
+    """What the sender knows of who had which guest last, told to newcomers."""
+
+    lasts: tuple[Last, ...]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What the host *node* had when it left, told to newcomers by one who saw that; in parts, as a Listing.
+
+    *left_at* and *fence_before* are as in Away.
+    """
+
+    node: int
+    left_at: float
+    guests: tuple[Entry, ...]
+    is_first: bool = False
+    is_last: bool = False
+    fence_before: float | None = None
+
+
+@dataclass(frozen=True)
 class Query:
     """What does everybody see of the guest called *target*?  *is_for_start*: also one that libvirt forgot."""
 
@@ -83,8 +125,9 @@ class Away:
     """What a host remembers of a *node* that is not in the group: how it had the guest that was asked for.
 
     *entry* None: it did not have it.  *is_excused*: the guest was seen running elsewhere after that host had left.
-    *is_seen_leaving*: the sender saw it leave, and has been where the cluster goes on since.
-    *left_at* is the wall clock's time of its departure in seconds.
+    *is_seen_leaving*: the sender, or one that told it, saw it leave, and was where the cluster goes on ever since.
+    *left_at*: who was fenced after this wall clock time, in seconds, was fenced since it left.  *fence_before*: time of
+    the newest fencing of it that was known while it was there, by the fencer's clock; None: not known.
     """
 
     node: int
@@ -92,13 +135,14 @@ class Away:
     entry: Entry | None = None
     is_excused: bool = False
     is_seen_leaving: bool = False
+    fence_before: float | None = None
 
 
 @dataclass(frozen=True)
 class Report:
     """The answer to a Query of *asker*.
 
-    *trouble*: why the sender cannot tell.  *last*: node that had the guest active last, as the sender knows.
+    *trouble*: why the sender cannot tell.  *lasts*: who had the guests of that name active last, as the sender knows.
     *clock_s* is the sender's monotonic clock.
     """
 
@@ -108,7 +152,7 @@ class Report:
     clock_s: float
     trouble: str = ""
     away: tuple[Away, ...] = ()
-    last: int | None = None
+    lasts: tuple[Last, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,20 +168,28 @@ class Order:
 
 @dataclass(frozen=True)
 class Result:
-    """How an Order of *asker* ended: a code of the wire, and why."""
+    """How an Order of *asker* ended: a code of the wire, and why.
+
+    *ended*: the guest's state directly before it was ended; 0: it was not, or that is not known.
+    """
 
     asker: int
     seqno: int
     code: int
     detail: str = ""
+    ended: int = 0
 
 
-Own = Union[Hello, Listing, Query, Report, Order, Result]
+Own = Union[Hello, Listing, Lasts, Missing, Query, Report, Order, Result]
 Message = Union[Own, cpg.Request, cpg.Reply, cpg.Store]
 
-_KINDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Hello, Listing, Query, Report, Order, Result)}
-_NUMBERS = ("state", "version", "seqno", "node", "asker", "action", "code", "number")
-_TIMES = ("left_at", "clock_s", "until_s")
+_KINDS: dict[str, type] = {
+    kind.__name__.lower(): kind for kind in (Hello, Listing, Lasts, Missing, Query, Report, Order, Result)
+}
+_PARTS = (Entry, Away, Last)
+_NUMBERS = ("state", "version", "seqno", "node", "asker", "action", "code", "number", "stay", "ended")
+_TIMES = ("left_at", "clock_s", "until_s", "fence_before")
+_MANY: dict[str, type] = {"guests": Entry, "away": Away, "lasts": Last}
 
 
 def encode(message: Message) -> bytes:
@@ -168,10 +220,10 @@ def _plain(message: Any) -> dict[str, Any]:
         value = getattr(message, each.name)
         if value == each.default:
             continue
-        if isinstance(value, (Entry, Away)):
+        if isinstance(value, _PARTS):
             value = _plain(value)
         elif isinstance(value, tuple):
-            value = [_plain(item) if isinstance(item, (Entry, Away)) else item for item in value]
+            value = [_plain(item) if isinstance(item, _PARTS) else item for item in value]
         found[each.name] = value
     return found
 
@@ -180,32 +232,49 @@ def _build(kind: type, found: Any) -> Any:
     """Return a message of *kind* with each field of its type.  Raises TypeError, ValueError."""
     known = {each.name for each in fields(kind)}
     # What a newer version adds is passed over, as its sender must expect.
-    return kind(**{name: _value(kind, name, value) for name, value in found.items() if name in known})
+    return kind(**{name: _value(name, value) for name, value in found.items() if name in known})
 
 
-def _value(kind: type, name: str, value: Any) -> Any:
-    if name in _NUMBERS or (name == "last" and value is not None):
-        _demand(type(value) is int)
-    elif name in _TIMES:
-        _demand(type(value) in (int, float))
-    elif name == "guests":
-        _demand(isinstance(value, list))
-        return tuple(_build(Entry, each) for each in value)
-    elif name == "away":
-        _demand(isinstance(value, list))
-        return tuple(_build(Away, each) for each in value)
-    elif name == "entry":
+def _value(name: str, value: Any) -> Any:
+    if name in _MANY:
+        return tuple(_build(_MANY[name], each) for each in _list(value))
+    if name == "entry":
         return None if value is None else _build(Entry, value)
-    elif name == "gone":
-        _demand(isinstance(value, list) and all(isinstance(each, str) for each in value))
-        return tuple(value)
-    elif name.startswith("is_") or name == "moved":
-        _demand(isinstance(value, bool))
-    elif name != "last":
-        _demand(isinstance(value, str))
-    return value
+    if name == "gone":
+        return tuple(_text(each) for each in _list(value))
+    if name == "past":
+        return tuple(number(each) for each in _list(value))
+    if name == "stays":
+        return tuple((number(stay), number(node)) for stay, node in _list(value))
+    if name in _NUMBERS:
+        return number(value)
+    if name in _TIMES:
+        return None if value is None and name == "fence_before" else moment(value)
+    if name.startswith("is_") or name == "moved":
+        return _checked(value, isinstance(value, bool))
+    return _text(value)
 
 
-def _demand(is_so: bool) -> None:
+def number(value: Any) -> int:
+    """Return *value* if it is an integer that can be reckoned with.  Raises ValueError."""
+    return int(_checked(value, type(value) is int and abs(value) < _NUMBER_MAX))
+
+
+def moment(value: Any) -> float:
+    """Return *value* if it is a time in seconds.  Raises ValueError."""
+    is_number = type(value) in (int, float)
+    return float(_checked(value, is_number and abs(value) < _TIME_MAX_S and math.isfinite(value)))
+
+
+def _list(value: Any) -> list[Any]:
+    return list(_checked(value, isinstance(value, list)))
+
+
+def _text(value: Any) -> str:
+    return str(_checked(value, isinstance(value, str) and "\0" not in value))
+
+
+def _checked(value: Any, is_so: bool) -> Any:
     if not is_so:
         raise ValueError("a field of another type")
+    return value

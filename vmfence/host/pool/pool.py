@@ -1,56 +1,40 @@
-"""The pool as the service and the daemon see it: carries out the effects of a member (member.py), feeds it the world.
+"""The pool as the service and the daemon see it: feeds the world to a member (member.py), carries its effects out.
 
-A guest is found and acted on wherever it is; what is to be done here is done by the service of this host.
+A guest is found and acted on wherever it is; what is to be done here is done by the service of this host (hands.py).
 Deadlines are seconds of the monotonic clock.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
 import time
-from collections.abc import Coroutine
-from typing import Any, Callable, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from vmfence.errors import BackendError, GuestNotFound, PacketError, Unreachable, VmfenceError
-from vmfence.host.backends.base import Backend, Guest, Watch
-from vmfence.host.disk import Disk, DiskSlow
+from vmfence.errors import PacketError, Unreachable
+from vmfence.host.backends.base import Backend, Guest
 from vmfence.host.pool import messages, procedure, record
-from vmfence.host.pool.corosync import Delivery, Members
-from vmfence.host.pool.directory import Directory
-from vmfence.host.pool.effects import Act, Done, Effect, FindFenced, LookHere, ReadGuests, Send
-from vmfence.host.pool.fenced import find_fenced
+from vmfence.host.pool.corosync import Delivery, Event, Members, Up
+from vmfence.host.pool.effects import Act, Done, Effect, FindFenced, LookHere, NoteFences, ReadGuests, Send
+from vmfence.host.pool.hands import Hands, Here
 from vmfence.host.pool.link import Link
 from vmfence.host.pool.member import Member
 from vmfence.host.pool.messages import Entry
 from vmfence.host.pool.procedure import Outcome, Sighted, Steps
-from vmfence.host.power import look
+from vmfence.host.pool.speaker import is_speaker
+from vmfence.host.pool.tasks import Tasks
+from vmfence.host.pool.upkeep import Upkeep
 from vmfence.protocol.reply import Code, State
 from vmfence.protocol.request import Action
 
 log = logging.getLogger(__name__)
 
-LOOK_HERE_S = 5.5
-READ_S = 12.0
-_READ_EVERY_S = 30.0
+# Within so long a host has told of its guests after it has joined, unless its libvirt hangs.
+LIST_S = 5.0
 _TICK_S = 0.05
-_PAUSE_S = 0.05
-_SAVE_EVERY_S = 3.0
-_NODES_EVERY_S = 60.0
-
-
-class Here(Protocol):
-    """What this host can do by itself: the service."""
-
-    backend: Backend
-
-    async def carry_out_here(
-        self, action: Action, uuid: str, is_gone: Callable[[], bool], deadline: float
-    ) -> tuple[Code, str]:
-        """Carry out *action* on a guest of this host."""
 
 
 class Pool:
@@ -58,43 +42,33 @@ class Pool:
 
     def __init__(self, here: Here, folder: str, fenced_command: str | None = None) -> None:
         """Raises VmfenceError when what was remembered in *folder* cannot be read."""
-        self._here, self._folder, self._fenced_command = here, folder, fenced_command
-        self.directory = Directory(record.load(folder, time.time()))
+        self._fenced_command = fenced_command
+        self.directory = record.load(folder, time.time())
         self._member = Member(self.directory, int.from_bytes(os.urandom(4), "little"))
         self._link = Link(self)
-        self._watch: Watch | None = None
-        self._disk = Disk("pool")
+        self._hands = Hands(here, fenced_command)
+        self._upkeep = Upkeep(here, folder, self.directory, self._hands, self, self._link.read_nodes)
+        self._tasks = Tasks()
         self._tokens = itertools.count()
         self._waiting: dict[Any, asyncio.Future[Any]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._must_read = asyncio.Event()
-        self._saved = self.directory.changes
         self._is_flushing = False
 
     async def open(self) -> None:
         """Join the group.  Raises VmfenceError when that cannot be."""
         await self._link.open()
-        if not self._tasks:
-            self.follow(self._here.backend)
-            for work in (self._keep_time(), self._keep_guests(), self._keep_record(), self._keep_nodes()):
-                self._run_beside(work)
+        self._upkeep.open()
+        if not self._tasks.is_keeping():
+            self._tasks.keep(self._keep_time)
 
     def follow(self, backend: Backend) -> None:
         """Follow the guests of *backend* from now on."""
-        if self._watch is not None:
-            self._watch.close()
-        self._watch = backend.watch(None)
-        self._watch.changed = self._watch.heard = self._must_read.set
-        self._must_read.set()
+        self._upkeep.follow(backend)
 
     def close(self) -> None:
         """Leave the group."""
-        for task in self._tasks:
-            task.cancel()
-        if self._watch is not None:
-            self._watch.close()
+        self._tasks.close()
+        self._upkeep.close()
         self._link.close()
-        self._disk.close(lambda: None)
 
     def describe(self) -> dict[str, Any]:
         """Return what ``vmfence host status`` shows of the pool, fit for JSON."""
@@ -116,8 +90,8 @@ class Pool:
             for node, name in sorted(names.items())
             if node not in directory.hosts
         ]
-        quorate = directory.is_quorate
-        return {"node": directory.me, "is_quorate": quorate, "trouble": self._link.trouble, "hosts": hosts}
+        trouble = "; ".join(filter(None, (self._link.trouble, self._upkeep.trouble)))
+        return {"node": directory.me, "is_quorate": directory.is_quorate, "trouble": trouble, "hosts": hosts}
 
     def report(self) -> dict[str, Any]:
         """Return what ``vmfence host list`` and ``host check`` ask for, fit for JSON: describe(), and all guests known.
@@ -149,15 +123,41 @@ class Pool:
         guest: Guest = await self._follow_steps(procedure.find(target), deadline)
         return guest
 
+    def speaks_for(self, guest: Guest) -> bool:
+        """Whether of all hosts that hear a request for the guest as find() gave it, this one is to answer."""
+        assert isinstance(guest, Sighted)
+        return is_speaker(guest.view, self.directory.me)
+
     async def find_for(self, action: Action, target: str, deadline: float) -> Guest:
         """As find(), for carry_out(), which looks after what has to be vouched for."""
         guest: Guest = await self._follow_steps(procedure.find(target, action is Action.ON, True), deadline)
         return guest
 
     async def guests(self, deadline: float) -> list[Guest]:
-        """Return the guests of all hosts in the group, as they were told; those of hosts that left are not shown."""
+        """Return the guests of all hosts in the group, as they were told; those of hosts that left are not shown.
+
+        One that may run where nobody has told of it is in no state.  Raises Unreachable while a host has not told.
+        """
         await self.ping(deadline)
-        return [_merge(sightings) for sightings in self.directory.guests().values()]
+        end = min(deadline, time.monotonic() + LIST_S)
+        while untold := self._untold():
+            if time.monotonic() + _TICK_S >= end:
+                raise Unreachable(
+                    "not all guests of the pool are known", f"host {untold[0]} has not told of its guests"
+                )
+            await asyncio.sleep(_TICK_S)
+        return [
+            merge(sightings, self.directory.lasts.nodes(uuid)) for uuid, sightings in self.directory.guests().items()
+        ]
+
+    def _untold(self) -> list[int]:
+        """Return the members whose guests are not known yet; what fence_virtd has told by now may be all it has."""
+        now, directory = time.monotonic(), self.directory
+        return [
+            node
+            for node in sorted(directory.members)
+            if not directory.hosts[node].is_listed and not directory.is_reference(node, now)
+        ]
 
     async def carry_out(self, action: Action, guest: Guest, deadline: float) -> tuple[Code, str]:
         """Carry out *action* on the guest as find_for() gave it.  Raises VmfenceError when it failed."""
@@ -180,7 +180,7 @@ class Pool:
 
     def connected(self, me: int, nodes: dict[int, str] | None) -> None:
         """The group was joined."""
-        self.directory.set_configured(nodes)
+        self._upkeep.take_nodes(nodes)
         self._member.joined_group(me)
         log.info("host %d of the pool", me)
 
@@ -189,36 +189,53 @@ class Pool:
         self._member.left_group(why, time.monotonic(), time.time())
         self._carry_out_effects()
 
-    def happened(self, events: list[Members | Delivery], is_quorate: bool) -> None:
-        """Take what the group tells."""
-        now = time.monotonic()
+    def happened(self, events: list[Event], is_quorate: bool) -> None:
+        """Take what the group tells; what fails to be taken costs nothing of the rest."""
         if is_quorate != self.directory.is_quorate:
             text = "quorate" if is_quorate else "not quorate: no guest out of sight is called off"
             log.log(logging.INFO if is_quorate else logging.WARNING, "the pool is %s", text)
-        self._member.quorum_changed(is_quorate)
+        self._member.quorum_changed(is_quorate, time.time())
         for event in events:
-            if isinstance(event, Members):
-                self._members_changed(event.nodes, now)
-            else:
-                self._delivered(event, now)
+            try:
+                self._take(event)
+            except PacketError as error:
+                log.warning("a message of the pool is not understood: %s", error)
+            except Exception:
+                log.exception("a message of the pool was not taken: %r", event)
         self._carry_out_effects()
 
-    def _members_changed(self, nodes: frozenset[int], now: float) -> None:
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Members):
+            self._members_changed(event.nodes)
+        elif isinstance(event, Up):
+            self._member.view_changed(event.nodes, time.time())
+        else:
+            self._delivered(event)
+
+    def _members_changed(self, nodes: frozenset[int]) -> None:
         before = self.directory.members
-        self._member.members_changed(nodes, now, time.time())
+        self._member.members_changed(nodes, time.monotonic(), time.time())
         if nodes != before:
             log.info("hosts of the pool: %s", ", ".join(map(str, sorted(nodes))))
         if before - nodes:
-            self._run_beside(self._save())
+            self._upkeep.save()
 
-    def _delivered(self, delivery: Delivery, now: float) -> None:
-        try:
-            message = messages.decode(delivery.data)
-        except PacketError as error:
-            log.warning("from host %d: %s", delivery.node, error)
-            return
+    def _delivered(self, delivery: Delivery) -> None:
+        message = messages.decode(delivery.data)
         if message is not None:
-            self._member.received(delivery.node, message, now)
+            self._member.received(delivery.node, message, time.monotonic())
+
+    # Told by the upkeep
+
+    def guests_read(self, guests: Iterable[Entry]) -> None:
+        """Take the guests of this host."""
+        self._member.guests_read(guests)
+        self._carry_out_effects()
+
+    def fences_noted(self, newest: Mapping[int, float]) -> None:
+        """Take when hosts that are here were fenced last, by the fencer's clock."""
+        self._member.fences_noted(newest)
+        self._carry_out_effects()
 
     # Effects
 
@@ -236,65 +253,40 @@ class Pool:
     def _carry_out_effect(self, effect: Effect) -> None:
         if isinstance(effect, Send):
             try:
-                self._link.send(messages.encode(effect.message))
+                self._link.send(messages.encode(effect.message), effect.until_s)
             except PacketError as error:
                 log.warning("not told to the pool: %s", error)
         elif isinstance(effect, ReadGuests):
-            self._must_read.set()
+            self._upkeep.read_guests()
         elif isinstance(effect, LookHere):
-            self._run_beside(self._look_here(effect))
+            self._tasks.run(self._look_here(effect))
         elif isinstance(effect, Act):
-            self._run_beside(self._act(effect))
+            self._tasks.run(self._act(effect))
         elif isinstance(effect, FindFenced):
-            self._run_beside(self._find_fenced(effect))
+            self._tasks.run(self._find_fenced(effect))
+        elif isinstance(effect, NoteFences):
+            if self._fenced_command is None:
+                self._upkeep.note_fences(effect.nodes)
         elif isinstance(effect, Done):
             future = self._waiting.get(effect.token)
             if future is not None and not future.done():
                 future.set_exception(effect.error) if effect.error else future.set_result(effect.result)
 
     async def _look_here(self, effect: LookHere) -> None:
-        guests: tuple[Entry, ...] = ()
-        trouble = ""
-        try:
-            deadline = time.monotonic() + LOOK_HERE_S
-            guests = (_entry(await look(self._here.backend, effect.target, effect.is_for_start, deadline)),)
-        except GuestNotFound:
-            pass
-        except VmfenceError as error:
-            trouble = str(error)
+        guests, trouble = await self._hands.look(effect.target, effect.is_for_start)
         self._member.looked(effect, guests, trouble, time.monotonic())
         self._carry_out_effects()
 
     async def _act(self, effect: Act) -> None:
-        asker = effect.asker
-
-        def is_gone() -> bool:
-            return asker not in self.directory.members
-
-        code, detail = await self._here.carry_out_here(effect.action, effect.uuid, is_gone, effect.until_s)
-        log.info("%s of %s for host %d: %s %s", effect.action, effect.uuid, asker, code.name.lower(), detail)
-        self._member.acted(effect, Outcome(code, detail))
+        outcome = await self._hands.act(effect, lambda: effect.asker not in self.directory.members)
+        self._member.acted(effect, outcome)
         self._carry_out_effects()
-        self._must_read.set()
+        self._upkeep.read_guests()
 
     async def _find_fenced(self, effect: FindFenced) -> None:
-        names = dict(self.directory.configured or {})
-        loop = asyncio.get_running_loop()
-        fenced = await loop.run_in_executor(None, find_fenced, effect.hosts, names, self._fenced_command)
+        fenced = await self._hands.find_fenced(effect.hosts, self.directory.configured or {})
         self._member.fenced_found(effect.token, fenced, time.monotonic())
         self._carry_out_effects()
-
-    # Kept up beside
-
-    def _run_beside(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a part of the pool failed", exc_info=task.exception())
 
     async def _keep_time(self) -> None:
         while True:
@@ -302,52 +294,6 @@ class Pool:
             if self._member.is_waiting():
                 self._member.tick(time.monotonic())
                 self._carry_out_effects()
-
-    async def _keep_guests(self) -> None:
-        """Read the guests of this host when something happens to them, and now and then."""
-        while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._must_read.wait(), _READ_EVERY_S)
-            await asyncio.sleep(_PAUSE_S)  # events come in bursts
-            self._must_read.clear()
-            backend = self._here.backend
-            try:
-                if self._watch is not None and self._watch.trouble():
-                    await self._watch.open()
-                found = await backend.guests(time.monotonic() + READ_S)
-            except BackendError as error:
-                log.warning("the pool is not told of this host's guests: %s", error)
-                await asyncio.sleep(1.0)
-                self._must_read.set()
-                continue
-            entries = {guest.uuid: _entry(guest) for guest in found}
-            if not all(status.is_answering for status in backend.describe()):
-                # What a silent hypervisor has is not gone.
-                mine = self.directory.hosts.get(self.directory.me)
-                entries = {**(mine.guests if mine else {}), **entries}
-            self._member.guests_read(entries.values())
-            self._carry_out_effects()
-
-    async def _keep_record(self) -> None:
-        while True:
-            await asyncio.sleep(_SAVE_EVERY_S)
-            if self.directory.changes != self._saved:
-                await self._save()
-
-    async def _save(self) -> None:
-        self._saved = self.directory.changes
-        try:
-            await self._disk.run(record.save, self._folder, record.take(self.directory))
-        except (OSError, DiskSlow) as error:
-            log.error("what the other hosts have is not remembered across a restart: %s", error)
-
-    async def _keep_nodes(self) -> None:
-        """Follow the list of nodes in Corosync's configuration."""
-        while True:
-            await asyncio.sleep(_NODES_EVERY_S)
-            nodes = await self._link.read_nodes()
-            if nodes is not None:
-                self.directory.set_configured(nodes)
 
     def _program(self, node: int, now: float) -> str:
         if node not in self.directory.members:
@@ -357,11 +303,17 @@ class Pool:
         return "fence_virtd" if self.directory.is_reference(node, now) else "unknown yet"
 
 
-def _entry(guest: Guest) -> Entry:
-    return Entry(guest.name, guest.uuid, int(guest.state), guest.moved)
+def merge(sightings: list[tuple[int, Entry]], last: Iterable[int]) -> Guest:
+    """Return one guest as several hosts have told of it: an active one counts.
 
-
-def _merge(sightings: list[tuple[int, Entry]]) -> Guest:
-    """Return one guest as several hosts have told of it: an active one counts."""
-    best = next((entry for _, entry in sightings if entry.is_active), sightings[0][1])
-    return Guest(best.name, best.uuid, State(best.state) if best.state in State._value2member_map_ else State.NONE)
+    Shut off only where who had it active *last* says so; else it may run where nobody is here to tell.
+    """
+    ended = {node for node, entry in sightings if entry.is_off}
+    has_moved = any(entry.moved for _, entry in sightings)
+    best = next((entry for _, entry in sightings if entry.is_active), None)
+    if best is not None:
+        return Guest(best.name, best.uuid, State(best.state) if best.state in State._value2member_map_ else State.NONE)
+    where = set(last)
+    is_off = bool(ended) and where <= ended and (bool(where) or not has_moved)
+    entry = sightings[0][1]
+    return Guest(entry.name, entry.uuid, State.SHUT_OFF if is_off else State.NONE)

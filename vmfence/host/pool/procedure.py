@@ -12,7 +12,17 @@ from typing import Any, Union
 
 from vmfence.errors import BackendError, GuestNotFound, Unconfirmed, VmfenceError
 from vmfence.host.backends.base import Guest
-from vmfence.host.pool.verdict import NotVouched, View, doubts, doubts_after, doubts_away, suspects
+from vmfence.host.pool.effects import Departed
+from vmfence.host.pool.verdict import (
+    EXECUTING,
+    NotVouched,
+    View,
+    doubts,
+    doubts_about_last,
+    doubts_after,
+    suspects,
+    unseen,
+)
 from vmfence.policy import is_uuid
 from vmfence.protocol.reply import Code, State
 from vmfence.protocol.request import Action
@@ -41,19 +51,23 @@ class Command:
 
 @dataclass(frozen=True)
 class AskReference:
-    """Send a request of fence_virtd's; answered with the code that the host *node* replies, or None."""
+    """Send a request of fence_virtd's; answered with what the host *node* replies, or None.
+
+    That is an Outcome; it tells the state in which *node* had the guest *uuid* when it got the request.
+    """
 
     node: int
     action: Action
     target: str
+    uuid: str
     limit_s: float | None = None
 
 
 @dataclass(frozen=True)
 class AskFenced:
-    """Which of these hosts (node, wall time of its departure) were fenced since?  Answered with their set."""
+    """Which of these hosts were fenced since they left?  Answered with their set."""
 
-    hosts: tuple[tuple[int, float], ...]
+    hosts: tuple[Departed, ...]
 
 
 Step = Union[AskAll, Command, AskReference, AskFenced]
@@ -61,10 +75,14 @@ Step = Union[AskAll, Command, AskReference, AskFenced]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an action ended: a code of the wire, and why."""
+    """How an action ended: a code of the wire, and why.
+
+    *ended*: the guest's state directly before it was ended; 0: it was not, or that is not known.
+    """
 
     code: Code
     detail: str = ""
+    ended: int = 0
 
 
 @dataclass(frozen=True)
@@ -147,12 +165,15 @@ def _off(guest: Guest, view: View) -> Steps:
 
 
 def _end(guest: Guest, view: View) -> Steps:
-    """End *guest* wherever it is active, then ask everybody.  Raises _Refused, NotVouched."""
+    """End *guest* wherever it is active, then ask everybody; return the hosts where it was ended.
+
+    Raises _Refused, NotVouched.
+    """
     active = view.active()
-    failures = []
+    failures, ended = [], []
     for node in active:
         try:
-            yield from _command(node, Action.OFF, guest, view)
+            ended.append((yield from _command(node, Action.OFF, guest, view)).ended)
         except _Refused as error:  # what fails at one does not spare the others
             failures.append(error)
     if failures:
@@ -160,13 +181,15 @@ def _end(guest: Guest, view: View) -> Steps:
     after = yield AskAll(guest.uuid)
     if after.active() and after.active().keys() != active.keys():
         raise _Refused(f"{guest.name} came to host {_places(after.active())} meanwhile")
-    if view.is_seen_executing():
+    if EXECUTING.isdisjoint(ended):
+        # It may have been about to come here, or to leave, and run at the other end: its host counts it as moved.
+        reasons = yield from _doubts(after)
+    else:
         fenced = yield from _fenced(after, is_seen_active=True)
         reasons = doubts_after(after, frozenset(active), fenced)
-    else:  # it may have been about to come here, and still run where it comes from
-        reasons = yield from _doubts(after)
     if reasons:
         raise NotVouched(f"{guest.name} was ended, and may run elsewhere", "; ".join(reasons))
+    return list(active)
 
 
 def _on(guest: Guest, view: View) -> Steps:
@@ -181,33 +204,23 @@ def _on(guest: Guest, view: View) -> Steps:
 
 
 def _reboot(guest: Guest, view: View) -> Steps:
-    active = view.active()
-    if not active:
+    """Off, certain everywhere, and only then on: what came to run elsewhere meanwhile would run twice."""
+    if active := view.active():
+        running = [node for node, entry in active.items() if entry.state in (State.RUNNING, State.BLOCKED)]
+        yield from _end(guest, view)
+        node = next(iter(running or active))
+    else:
         yield from _vouch(guest, view)
         try:
             node = _home(guest, view)
         except BackendError as error:
             # For a cluster the off is the point: a guest whose host was fenced is off, and nobody here can start it.
             return Outcome(Code.SUCCESS, f"was off, and stays off: {error}")
-        yield from _command(node, Action.REBOOT, guest, view)
-        return Outcome(Code.SUCCESS, f"was off, at host {node}")
-    is_known = view.is_seen_executing()
-    fenced = yield from _fenced(view, is_known)
-    running = [node for node, entry in active.items() if entry.state in (State.RUNNING, State.BLOCKED)]
-    node = next(iter(running or active))
-    if len(active) > 1 or not is_known or doubts_away(view, fenced, is_seen_active=True):
-        # In two places, or perhaps so: everything ends before anything begins.
-        yield from _end(guest, view)
-        try:
-            yield from _command(node, Action.ON, guest, view)
-        except _Refused as error:
-            return Outcome(Code.SUCCESS, f"off was confirmed, but the start failed: {error}")
-        return Outcome(Code.SUCCESS, f"at host {_places(active)}")
-    yield from _command(node, Action.REBOOT, guest, view)
-    after = yield AskAll(guest.uuid)
-    if others := [other for other in after.active() if other != node]:
-        raise _Refused(f"{guest.name} runs at host {others[0]} besides")
-    return Outcome(Code.SUCCESS, f"at host {node}")
+    try:
+        yield from _command(node, Action.ON, guest, view)
+    except _Refused as error:
+        return Outcome(Code.SUCCESS, f"off was confirmed, but the start failed: {error}")
+    return Outcome(Code.SUCCESS, f"{'' if active else 'was off, '}at host {node}")
 
 
 def _vouch(guest: Guest, view: View) -> Steps:
@@ -222,9 +235,13 @@ def _doubts(view: View) -> Steps:
 
 def _fenced(view: View, is_seen_active: bool) -> Steps:
     """Return the hosts that are away and were fenced since they left; none where that does not matter."""
-    if not suspects(view, is_seen_active):
+    matters = bool(suspects(view, is_seen_active))
+    if not is_seen_active:
+        matters = matters or bool(unseen(view) or doubts_about_last(view, frozenset()))
+    if not matters or not view.away:
         return frozenset()
-    return (yield AskFenced(tuple((node, away.left_at) for node, away in sorted(view.away.items()))))
+    found = (Departed(node, away.left_at, away.fence_before) for node, away in sorted(view.away.items()))
+    return (yield AskFenced(tuple(found)))
 
 
 def _home(guest: Guest, view: View) -> int:
@@ -240,31 +257,34 @@ def _home(guest: Guest, view: View) -> int:
 
 
 def _command(node: int, action: Action, guest: Guest, view: View) -> Steps:
-    """Let *node* carry out *action*.  Raises _Refused."""
+    """Let *node* carry out *action* and return its Outcome.  Raises _Refused."""
     if node in view.references:
-        code = yield from _command_reference(node, action, guest)
-        outcome = Outcome(code, "fence_virtd does not say why")
+        outcome = yield from _command_reference(node, action, guest)
     else:
         outcome = yield Command(node, action, guest.uuid, view.offsets_s[node])
     if outcome.code != Code.SUCCESS:
         raise _Refused(f"host {node} did not carry out {action} of {guest.name}", outcome.detail)
+    return outcome
 
 
 def _command_reference(node: int, action: Action, guest: Guest) -> Steps:
-    """Return the code of *node*, which runs fence_virtd, for *action*.
+    """Return the Outcome of *action* at *node*, which runs fence_virtd; only off and on can be believed.
 
     In each of its modes it finds one kind of name alone, and may answer "success" for the other, having done nothing.
     So it is asked first for the status: "on" is said only of a guest that it has found.  A start finds or fails.
     """
+    refused = Outcome(Code.FAILURE, "fence_virtd does not say why")
     for text in (guest.name, guest.uuid):
         if action is not Action.ON:
-            code = yield AskReference(node, Action.STATUS, text, REFERENCE_STATUS_S)
-            if code != Code.SUCCESS:
+            status = yield AskReference(node, Action.STATUS, text, guest.uuid, REFERENCE_STATUS_S)
+            if status is None or status.code != Code.SUCCESS:
                 continue
-        code = yield AskReference(node, action, text, None)
-        if code == Code.SUCCESS or action is not Action.ON:
-            return Code.SUCCESS if code == Code.SUCCESS else Code.FAILURE
-    return Code.FAILURE
+        done = yield AskReference(node, action, text, guest.uuid)
+        if done is not None and done.code == Code.SUCCESS:
+            return done
+        if action is not Action.ON:
+            break
+    return refused
 
 
 def _why_not_unknown(view: View) -> list[str]:

@@ -5,9 +5,10 @@ only without any is it given:
 
 - the group is quorate, and every member answered;
 - nobody has the guest active;
-- who had it active last says that it ended there: not that it left, and not that it vanished;
+- who had it active last says that it ended there: not that it left, and not that it vanished; or all hosts there are
+  were asked, or fenced, and it did not move meanwhile: then it is nowhere, wherever it was before;
 - no host that is away had it; or every host that is away was fenced since it left, as it may have moved among them;
-- what is known of those that are away is not of an earlier time: most hosts are here, or they were seen leaving.
+- what is known of those that are away is not of an earlier time: they were seen leaving, or fenced since we look.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vmfence.errors import BackendError
-from vmfence.host.pool.directory import NOBODY_KNOWS
+from vmfence.host.pool.lasts import NOBODY_KNOWS
 from vmfence.host.pool.messages import Away, Entry
 from vmfence.protocol.reply import State
+
+# A guest runs at one place alone in these states.  A paused one may be about to come from another host, or to leave.
+EXECUTING = frozenset((State.RUNNING, State.BLOCKED, State.SHUTTING_DOWN))
 
 
 class NotVouched(BackendError):
@@ -34,8 +38,9 @@ class View:
     *references*: members that are fence_virtd.  *away*: hosts that are not in the group, by node, as some member
     remembers them.  *unheard*: nodes of the cluster that are not in the group, and nobody knows what they had.
     *last*: who had it active last, as the members have seen.  *is_everybody_here*: no node of the cluster is missing,
-    None if that is not known.  *is_majority*: most of the cluster's nodes are in the group.  *concerned*: members that
-    list it or see it.  *offsets_s*: by member, how far its clock is ahead of ours, at least.
+    None if that is not known.  *concerned*: members that list it or see it.  *offsets_s*: by member, how far its clock
+    is ahead of ours, at least.  *is_quiet*: it did not move, as far as the members know, while they were asked, and
+    nobody had told before that it was active.
     """
 
     sightings: dict[int, tuple[Entry, ...]]
@@ -46,9 +51,9 @@ class View:
     is_everybody_here: bool | None = True
     last: frozenset[int] = frozenset()
     is_quorate: bool = True
-    is_majority: bool = True
     concerned: frozenset[int] = frozenset()
     offsets_s: dict[int, float] = field(default_factory=dict)
+    is_quiet: bool = False
 
     def uuids(self) -> set[str]:
         """Return the UUIDs of all guests that answer to what was asked for, away or not."""
@@ -87,6 +92,11 @@ def suspects(view: View, is_seen_active: bool) -> dict[int, Away]:
     }
 
 
+def unseen(view: View) -> frozenset[int]:
+    """Return the hosts that are away and may have been back, and got guests, while nobody who is here looked."""
+    return frozenset(node for node, away in view.away.items() if not away.is_seen_leaving)
+
+
 def doubts(view: View, fenced: frozenset[int], is_seen_active: bool = False) -> list[str]:
     """Return why nobody can vouch that the guest is off; *fenced*: hosts known to be fenced since they left."""
     found = [] if view.is_quorate else ["the group of hosts is not quorate"]
@@ -95,10 +105,11 @@ def doubts(view: View, fenced: frozenset[int], is_seen_active: bool = False) -> 
     found += [f"host {node} does not tell: {why}" for node, why in sorted(view.silent.items())]
     found += [f"host {node} has it {_word(entry)}" for node, entry in view.active().items()]
     found += doubts_away(view, fenced, is_seen_active)
-    if not view.is_majority:
-        unseen = [node for node, away in sorted(view.away.items()) if not away.is_seen_leaving]
-        found += [f"too few hosts are in the group, and none of them saw host {node} leave" for node in unseen]
-    return found + _doubts_about_last(view, fenced)
+    found += [f"nobody who is here saw host {node} leave" for node in sorted(unseen(view) - fenced)]
+    is_accounted = view.is_everybody_here is not None and not (view.away.keys() | view.unheard) - fenced
+    if view.is_quiet and is_accounted and not view.references and view.any_entry() is not None:
+        return found
+    return found + doubts_about_last(view, fenced)
 
 
 def doubts_after(view: View, ended_by_us: frozenset[int], fenced: frozenset[int]) -> list[str]:
@@ -132,7 +143,8 @@ def doubts_away(view: View, fenced: frozenset[int], is_seen_active: bool = False
     ]
 
 
-def _doubts_about_last(view: View, fenced: frozenset[int]) -> list[str]:
+def doubts_about_last(view: View, fenced: frozenset[int]) -> list[str]:
+    """Return why it may run elsewhere than where it ran last."""
     ended, found, is_known = view.ended(), [], False
     for node in sorted(view.last - {NOBODY_KNOWS}):
         entries = view.sightings.get(node, ())
