@@ -212,12 +212,13 @@ _vmfence_configure() {
         --hash | --auth) _vmfence_offer "$cur" none sha1 sha256 sha512 ;;
         --backend) _vmfence_offer "$cur" libvirt cpg ;;
         --name-mode) _vmfence_offer "$cur" name uuid ;;
+        --unknown-guest) _vmfence_offer "$cur" fail ignore ;;
         --address | --port | --tcp-address | --tcp-port | --vsock-port | --serial-uri | --serial-channel | --uri) ;;
         *)
             _vmfence_offer "$cur" -f --config --import --from-scratch --print --dry-run --yes --listener --address \
                 --port --interface --tcp-address --tcp-port --vsock-port --serial-uri --serial-path --serial-mode \
                 --serial-channel --serial-guests --key-file --family --hash --auth --backend --uri --name-mode \
-                --fenced-command -h --help
+                --fenced-command --unknown-guest -h --help
             ;;
     esac
 }

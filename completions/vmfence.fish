@@ -201,6 +201,7 @@ __vmfence_host configure -l backend -x -a 'libvirt cpg' -d Backend
 __vmfence_host configure -l uri -x -d 'Where libvirt has the guests'
 __vmfence_host configure -l name-mode -x -a 'name uuid' -d 'cpg: how guests are known'
 __vmfence_host configure -l fenced-command -r -F -d 'cpg: program that tells whether a host was fenced'
+__vmfence_host configure -l unknown-guest -x -a 'fail ignore' -d 'cpg: what happens to requests for unknown guests'
 
 __vmfence_host list -s f -l config -r -F -d 'Configuration of the daemon'
 __vmfence_host list -l uri -x -d 'Ask libvirt there'

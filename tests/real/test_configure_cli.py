@@ -262,18 +262,19 @@ def test_ipv6_follows_from_the_address(desk: Desk) -> None:
 
 
 def test_cpg_asks_how_guests_are_named_and_who_tells_of_fenced_hosts(desk: Desk) -> None:
-    answers = ["cpg", desk.uri, "both", "", "relative", "/nowhere", str(desk.key), "/bin/true", "y"]
+    answers = ["cpg", desk.uri, "both", "", "relative", "/nowhere", str(desk.key), "/bin/true", "never", "", "y"]
     done = desk.answer([*desk.walk[:5], *answers])
     assert done.exit == 0, done
     backend = desk.settings().backend
     assert (backend.name, backend.name_mode, backend.fenced_command) == ("cpg", "uuid", "/bin/true")
+    assert desk.settings().daemon.unknown_guest == "ignore"
     assert "warning: " not in done.stderr
     assert asked(done).count("Program that tells whether a host was fenced") == 4
     assert "/nowhere cannot be run: No such file" in done.stderr and "is not executable" in done.stderr
 
 
 def test_cpg_by_options(desk: Desk) -> None:
-    options = ("--backend", "cpg", "--name-mode", "name", "--fenced-command")
+    options = ("--backend", "cpg", "--unknown-guest", "fail", "--name-mode", "name", "--fenced-command")
     done = desk.run(*desk.options, *options, "/bin/true")
     assert (done.exit, asked(done)) == (0, []), done
     assert desk.settings().backend.fenced_command == "/bin/true"
@@ -282,14 +283,14 @@ def test_cpg_by_options(desk: Desk) -> None:
     assert changed.exit == 0 and "so restart it" in changed.stdout
     assert desk.settings().backend.fenced_command is None
     assert "cannot be run" in one_error(desk.run(*desk.options, *options, "/nowhere"), 2)
-    assert "--fenced-command has no use here" in one_error(desk.run(*desk.options, *options[2:], "/bin/true"), 2)
+    assert "--fenced-command has no use here" in one_error(desk.run(*desk.options, *options[4:], "/bin/true"), 2)
 
 
 def test_a_program_that_others_can_change_is_told(desk: Desk) -> None:
     program = desk.target.parent / "was-fenced"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o777)
-    options = ("--backend", "cpg", "--name-mode", "name", "--fenced-command", str(program))
+    options = ("--backend", "cpg", "--name-mode", "name", "--unknown-guest", "ignore", "--fenced-command", str(program))
     done = desk.run(*desk.options, *options)
     assert done.exit == 0 and "others than root can change" in done.stderr
 
@@ -339,6 +340,7 @@ BAD_OPTIONS = {
     ("--uri", NOWHERE): (4, "cannot connect to libvirt at qemu.*systemctl status"),
     ("--tcp-port", "1"): (2, "--tcp-port has no use here"),
     ("--name-mode", "uuid"): (2, "--name-mode has no use here"),
+    ("--unknown-guest", "ignore"): (2, "--unknown-guest has no use here"),
     ("--import", "/nonexistent"): (1, "does not exist"),
     ("--nonsense", "x"): (2, "No such option"),
 }

@@ -31,7 +31,6 @@ pytestmark = [
 ]
 GUESTS = ["vm-01", "vm-02"]
 KEY, CONFIG = "/etc/cluster/fence_xvm.key", "/etc/vmfence.conf"
-LIMIT_S = 12.0  # ten seconds, and the start of the program on a busy machine
 WATCHED = ("/etc", "/usr/lib/systemd")
 
 
@@ -44,16 +43,16 @@ class Host:
         self.config, self.key = machine.path(CONFIG).read_text(), machine.path(KEY).read_bytes()
 
     def check(self, *options: str, prefix: tuple[str, ...] = ()) -> Result:
-        """Run the check; whatever it finds, it ends in time and without a traceback."""
+        """Run the check; whatever it finds, it ends without a traceback.  In time: tests/real/test_check_options.py."""
         done = self.machine.run(*prefix, PROGRAM, "host", "check", *options)
-        assert "Traceback" not in done.stderr and done.seconds < LIMIT_S, done
+        assert "Traceback" not in done.stderr, done
         return done
 
     def judged(self, *options: str) -> dict[str, Any]:
         """Return what the check finds, as JSON."""
         done = self.check("--json", *options)
         found: dict[str, Any] = json.loads(done.stdout)
-        assert done.exit == (found["worst"] == "error"), done
+        assert done.exit == (1 if found["worst"] == "error" else 4 if found["not_judged"] else 0), done
         return found
 
     def configure(self, old: str, new: str) -> None:

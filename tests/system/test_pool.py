@@ -238,7 +238,8 @@ def test_a_fenced_host_had_its_guests_off(lab: PoolLab) -> None:
     assert ask(lab, 2, "off", "g1") == FAILED  # nobody has told
     for number in (2, 3):
         lab[number].disk.write(FENCED_LIST, "h1\n", 0o644)
-    assert ask(lab, 2, "status", "g1") == OFF
+    # That it was not fenced is believed for two seconds.
+    pool.wait_until(lambda: ask(lab, 2, "status", "g1") == OFF, 20, "a fencing that counts")
     assert ask(lab, 3, "off", "g1") == OK
 
 

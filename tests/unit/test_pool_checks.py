@@ -98,7 +98,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str, Severity]] = {
     "no names, a command": (
         {**with_command(), "corosync": replace(SIGHT, nodes={**NODES, 2: ""})},
         "host-pool-names",
-        NOTE,
+        WARNING,
     ),
     "command missing": (with_command(fault="No such file or directory"), "host-pool-fenced-command", ERROR),
     "command open": (with_command(open_to=f"{COMMAND} has mode 0777"), "host-pool-fenced-command", ERROR),

@@ -157,7 +157,18 @@ def test_no_answer_is_wrong_whatever_happens(capsys: pytest.CaptureFixture[str])
 class RoughChaos(Chaos):
     """A small pool in which everything happens often."""
 
-    OFTEN = {"crash": 8, "revive": 8, "fence": 4, "lose_power": 4, "split": 3, "heal": 3, "restart_libvirt": 3}
+    OFTEN = {
+        "ask": 2,
+        "begin_move": 2,
+        "finish_move": 2,
+        "crash": 8,
+        "revive": 8,
+        "fence": 4,
+        "lose_power": 4,
+        "split": 3,
+        "heal": 3,
+        "restart_libvirt": 3,
+    }
 
     def __init__(self, world: RoughWorld) -> None:
         super().__init__(world)
@@ -173,10 +184,6 @@ class RoughChaos(Chaos):
         name = next(each.guests[uuid].name for each in self.world.hosts.values() if uuid in each.guests)
         self.world.ask(host, self.rng.choice((Action.OFF, Action.STATUS, Action.ON)), uuid, name)
         return None
-
-    def begin_move(self) -> None:
-        if self.rng.random() < 0.5:
-            super().begin_move()
 
     def revive(self) -> None:
         host = self.host(is_up=False)

@@ -195,13 +195,13 @@ def exit_code(report: Report, strict: bool) -> int:
     What is of little weight counts with *strict* alone.
     """
     limit = Severity.WARNING if strict else Severity.ERROR
-    bad = [one for one in report.outcomes if one.severity is not None and one.severity >= Severity.WARNING]
-    if any(one.severity >= limit and not one.check.is_reading for one in bad if one.severity is not None):
+    bad = [one.check for one in report.outcomes if one.severity is not None and one.severity >= limit]
+    if not all(check.is_reading for check in bad):
         return 1
     unknown = [one.missing for one in report.unjudged if strict or not one.is_minor]
     if any(map(is_forbidden, unknown)):
         return NotPermitted.exit_code
-    return UNKNOWN if unknown or any(one.check.is_reading for one in bad) else 0
+    return UNKNOWN if unknown or bad else 0
 
 
 def _lines(outcome: Outcome, quiet: bool) -> Iterator[str]:

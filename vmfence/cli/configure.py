@@ -45,6 +45,7 @@ _ANSWERS = (
     ("--uri", "URI", "Where libvirt has the guests. Several: give it again."),
     ("--name-mode", "MODE", "cpg: name or uuid."),
     ("--fenced-command", "FILE", "cpg: a program that tells whether a host was fenced; none: Pacemaker is asked."),
+    ("--unknown-guest", "WORD", "cpg with multicast: fail, or ignore: of the hosts that hear a request one answers."),
 )
 _SEVERAL = ("--listener", "--uri", "--serial-guests")
 

@@ -33,6 +33,10 @@ _RULES_TEXT = (
     "Guests behind a channel prove themselves by being there, not by a key: which of them may fence each other?\n"
     "Names or UUIDs separated by blanks, all, or none: then no rules are written."
 )
+_POOL_TEXT = (
+    "Of the hosts of a pool that hear the same multicast one answers with ignore, also for the guests of the others.\n"
+    "With fail all do, and the first is believed, which may be one that is cut off from the others."
+)
 _INTERFACE_TEXT = "Guests are heard on this interface only; bridges of this host:"
 
 
@@ -60,7 +64,11 @@ class Interview:
         for name in listeners:
             _QUESTIONS[name](self)
         check = values.choice(*BACKENDS)
-        self._backend(self._ask("--backend", "Backend module", "fence_virtd", "backend", "libvirt", check))
+        backend = self._ask("--backend", "Backend module", "fence_virtd", "backend", "libvirt", check)
+        is_new = self._is_new(f"backends/{backend}")
+        self._backend(backend)
+        if backend == "cpg" and "multicast" in listeners:
+            self._unknown_guest("ignore" if is_new else "fail")
         if "serial" in listeners:
             self._rules(listeners)
         self._asker.finish()
@@ -131,6 +139,11 @@ class Interview:
             self._ask("--name-mode", "VM naming/tracking mode (name or uuid)", place, "name_mode", default, check)
             prompt = "Program that tells whether a host was fenced"
             self._ask("--fenced-command", prompt, place, "fenced_command", NONE, _or_none(self._fenced_command))
+
+    def _unknown_guest(self, default: str) -> None:
+        self._asker.say(_POOL_TEXT)
+        check = values.choice("fail", "ignore")
+        self._ask("--unknown-guest", "Guests that nobody knows", "fence_virtd", "unknown_guest", default, check)
 
     def _fenced_command(self, answer: str) -> str:
         """Check the program that the daemon will run as root, and believe.  Raises BadValue."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 import functools
 import re
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from vmfence.packetfilter.origins import Origin
 from vmfence.packetfilter.rules import (
-    ADMITTED,
     HOLDS,
     UNKNOWN,
     UNKNOWN_ORIGIN,
@@ -22,12 +21,14 @@ from vmfence.packetfilter.rules import (
     Opening,
     Rule,
     Verdict,
+    admitted,
     comes_from,
     comes_through,
     goes_to,
     sent_by,
     sent_by_hardware,
 )
+from vmfence.packetfilter.walk import Chains as Chained
 from vmfence.packetfilter.walk import Stoppage, find_stoppage
 
 # The chains that a packet for this host goes through, where it can be stopped.
@@ -104,18 +105,20 @@ def iptables_stops(
 
 
 def _stoppage(chains: Chains, base: str, packet: Opening, admitting: Collection[str]) -> Stoppage | None:
-    def read(origin: Origin) -> dict[str, list[Rule]]:
-        found = readings(chains, replace(packet, origin=origin))
-        for chain in admitting:
-            found.get(chain, []).append(ADMITTED)
-        return found
+    def read(origin: Origin) -> Chained:
+        one = replace(packet, origin=origin)
+
+        def rules(name: str) -> Iterable[Rule] | None:
+            return None if name not in chains else [*reading(chains, name, one), *admitted(name, admitting)]
+
+        return rules
 
     return find_stoppage(read, base, chains[base][0][2] != "DROP", packet.origins.known)
 
 
-def readings(chains: Chains, packet: Opening) -> dict[str, list[Rule]]:
-    """Return what the rules of one table are for *packet*, each at its place.  Raises ValueError or LookupError."""
-    return {chain: [_rule(rule, packet, chains) for rule in rules[1:]] for chain, rules in chains.items()}
+def reading(chains: Chains, name: str, packet: Opening) -> list[Rule]:
+    """Return what the rules of the chain *name* are for *packet*, each at its place.  Raises ValueError."""
+    return [_rule(rule, packet, chains) for rule in chains[name][1:]]
 
 
 def _rule(words: list[str], opening: Opening, chains: Chains) -> Rule:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import itertools
 import json
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Callable
 
 from vmfence.packetfilter.origins import Origin
 from vmfence.packetfilter.rules import (
-    ADMITTED,
     UNKNOWN,
     UNKNOWN_ORIGIN,
     Condition,
@@ -25,13 +25,14 @@ from vmfence.packetfilter.rules import (
     Opening,
     Rule,
     Verdict,
+    admitted,
     comes_from,
     comes_through,
     goes_to,
     sent_by,
     sent_by_hardware,
 )
-from vmfence.packetfilter.walk import Stoppage, find_stoppage
+from vmfence.packetfilter.walk import Chains, Stoppage, find_stoppage
 from vmfence.packetfilter.wording import rule_text
 
 _FAMILIES = {"ipv4": ("inet", "ip", "bridge", "netdev"), "ipv6": ("inet", "ip6", "bridge", "netdev")}
@@ -59,9 +60,8 @@ _FIELDS = {
 }
 Json = dict[str, Any]
 Table = tuple[str, str]  # family and name
-# Chains of one table, with their rules as another program reads them for a packet, each at its place.
-Readings = Mapping[str, Sequence[Rule]]
-Reader = Callable[[Table, Opening], Readings]
+# Reads a chain of a table for a packet as another program does, each rule at its place.
+Reader = Callable[[Table, str, Opening], Sequence[Rule]]
 Sets = Mapping[tuple[Table, str], Any]
 _PLAIN = re.compile(r"[\w.-]+", re.ASCII)
 _BELOW = ("bridge", "netdev")  # families of rules that no packet of this host itself passes
@@ -80,7 +80,7 @@ class Stop:
 def nft_stops(
     ruleset: str,
     packet: Opening,
-    read: Reader = lambda *_: {},
+    read: Reader = lambda *_: (),
     ports: Collection[str] = (),
     admitting: Collection[str] = (),
 ) -> Iterator[Stop]:
@@ -105,12 +105,14 @@ def _stoppage(ruleset: str, chain: Json, packet: Opening, read: Reader, admittin
     devices = [device] if isinstance(device, str) else device or []
     is_of_port = family == "netdev" and packet.interface not in devices
 
-    def read_for(origin: Origin) -> dict[str, list[Rule]]:
+    def read_for(origin: Origin) -> Chains:
         one = replace(packet, origin=origin)
-        found = _chains(ruleset, (family, chain["table"]), one, read)
-        for name in admitting:
-            found.get(name, []).append(ADMITTED)
-        return found
+
+        def rules(name: str) -> Iterable[Rule] | None:
+            found = _chain(ruleset, (family, chain["table"]), name, one, read)
+            return None if found is None else itertools.chain(found, admitted(name, admitting))
+
+        return rules
 
     known = [one for one in packet.origins.known if not is_of_port or one.port in devices]
     stoppage = find_stoppage(read_for, chain["name"], chain.get("policy") != "drop", known, is_of_port)
@@ -144,17 +146,16 @@ def _sets(ruleset: str) -> Sets:
     return {((one["family"], one["table"]), one["name"]): one.get("elem", []) for one in found}
 
 
-def _chains(ruleset: str, table: Table, packet: Opening, read: Reader) -> dict[str, list[Rule]]:
-    """Return the chains of *table*, with what their rules are for *packet*."""
-    sets, others = _sets(ruleset), read(table, packet)
-    found = {}
-    for name, rules in _tables(ruleset)[table].items():
-        same = others.get(name, ())
-        if len(same) != len(rules):  # it was changed meanwhile, or is not what that program can show
-            same = ()
-        pairs = ((rule, same[number : number + 1]) for number, rule in enumerate(rules))
-        found[name] = [each for rule, other in pairs for each in _read(rule, packet, other, sets)]
-    return found
+def _chain(ruleset: str, table: Table, name: str, packet: Opening, read: Reader) -> Iterator[Rule] | None:
+    """Return what the rules of a chain are for *packet*, None when there is no such chain."""
+    rules = _tables(ruleset)[table].get(name)
+    if rules is None:
+        return None
+    others = read(table, name, packet)
+    same = others if len(others) == len(rules) else ()  # or it was changed meanwhile, or that program cannot show it
+    sets = _sets(ruleset)
+    pairs = ((rule, same[number : number + 1]) for number, rule in enumerate(rules))
+    return (each for rule, other in pairs for each in _read(rule, packet, other, sets))
 
 
 def _read(rule: Json, packet: Opening, other: Sequence[Rule], sets: Sets) -> Sequence[Rule]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Callable
 
@@ -144,6 +144,13 @@ class Rule:
 
 # What a chain comes to that was told of us: see the *admitting* of the programs' modules.
 ADMITTED = Rule(HOLDS, Verdict.ACCEPT)
+
+
+def admitted(chain: str, admitting: Collection[str]) -> tuple[Rule, ...]:
+    """Return what stands at the end of *chain* besides its rules."""
+    return (ADMITTED,) if chain in admitting else ()
+
+
 UNSEEN = Rule(UNKNOWN_ORIGIN, Verdict.DROP, tell=lambda: "a chain that is not shown")
 
 

@@ -7,12 +7,12 @@ written iptables-save garbles.  So nft's view counts, and iptables-save is asked
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vmfence.packetfilter import iptables
-from vmfence.packetfilter.nft import Readings, Table, nft_stops
-from vmfence.packetfilter.rules import Opening
+from vmfence.packetfilter.nft import Table, nft_stops
+from vmfence.packetfilter.rules import Opening, Rule
 from vmfence.packetfilter.walk import Stoppage
 
 # iptables-save 1.8.9: "# Table `filter' contains incompatible base-chains" (or "is incompatible"), then half of it.
@@ -80,8 +80,9 @@ class Rulesets:
     ) -> Iterator[Obstacle]:
         shared, tables = self.shared, iptables.tables_of(self.saved)
 
-        def read(table: Table, packet: Opening) -> Readings:
-            return iptables.readings(tables[table[1]], packet) if table in shared else {}
+        def read(table: Table, chain: str, packet: Opening) -> Sequence[Rule]:
+            is_known = table in shared and chain in tables[table[1]]
+            return iptables.reading(tables[table[1]], chain, packet) if is_known else ()
 
         for packet in opening.packets():
             for stop in nft_stops(self.nft, packet, read, ports, admitting):

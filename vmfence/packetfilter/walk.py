@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Callable
+from typing import Callable, Optional
 
 from vmfence.packetfilter.origins import ANYBODY, Origin
 from vmfence.packetfilter.rules import UNSEEN, Match, Rule, Verdict
 
-Chains = Mapping[str, Sequence[Rule]]
+# Reads the rules of a chain by its name, None for one that is not there.
+Chains = Callable[[str], Optional[Iterable[Rule]]]
+_WALKED_MAX = 50_000  # rules; who is left then counts as one who is not known
 
 
 class _Fate(enum.Enum):
@@ -45,6 +47,7 @@ class _Walk:
     """One way of a packet through *chains*, and what was met."""
 
     chains: Chains
+    walked: int = 0
     known: dict[tuple[str, bool], frozenset[_Fate]] = field(default_factory=dict)
     by: dict[str, None] = field(default_factory=dict)
     is_of_origin: bool = False
@@ -68,12 +71,14 @@ class _Walk:
         place = name, is_of_port
         if place not in self.known:
             self.known[place] = frozenset({_Fate.STOPPED})  # what a loop would do
-            self.known[place] = frozenset(self._through(self.chains.get(name, [UNSEEN]), is_of_port))
+            rules = self.chains(name)
+            self.known[place] = frozenset(self._through([UNSEEN] if rules is None else rules, is_of_port))
         return self.known[place]
 
     def _through(self, rules: Iterable[Rule], is_of_port: bool) -> set[_Fate]:
         found: set[_Fate] = set()
         for rule in rules:
+            self.walked += 1
             self.is_of_origin |= rule.condition.is_of_origin
             is_here = is_of_port or rule.condition.is_of_port
             self.is_of_address |= rule.condition.is_of_address
@@ -106,18 +111,21 @@ def find_stoppage(
 ) -> Stoppage | None:
     """Return what may stop packets in the chain *base*, None when nothing can; *is_admitting*: its policy.
 
-    *read* returns the chains as they are for packets of one origin; *known*: those that are asked for.  *is_of_port*:
+    *read* returns the chains, as they are for packets of one origin; *known*: those that are asked for.  *is_of_port*:
     only the packets of one port of a bridge come there.
     """
     anybodys = _Walk(read(ANYBODY))
     fates = anybodys.begin(base, is_admitting, is_of_port)
-    by, guests = anybodys.by, []
-    if anybodys.is_of_origin:  # else all are alike
+    by, guests, walked = anybodys.by, [], 0
+    if anybodys.is_of_origin and (_Fate.STOPPED in fates or anybodys.is_guarded):  # else all are alike
         for origin in known:
+            if walked > _WALKED_MAX:
+                break
             own = _Walk(read(origin))
             if own.begin(base, is_admitting, is_of_port) == {_Fate.STOPPED}:
                 guests.append(origin)
                 by = {**own.by, **by} if _Fate.STOPPED in fates else own.by
+            walked += own.walked
     if _Fate.STOPPED not in fates and not guests:
         return None
     return Stoppage(
