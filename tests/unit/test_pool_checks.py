@@ -31,8 +31,8 @@ COMMAND = "/usr/local/sbin/was-fenced"
 OTHER = UUIDS[0][:-1] + "7"
 
 
-def settings(more: str = "", rules: str = "") -> configuration.Settings:
-    text = f"""fence_virtd {{ listener = "multicast"; backend = "cpg"; }}
+def settings(more: str = "", rules: str = "", unknown_guest: str = "ignore") -> configuration.Settings:
+    text = f"""fence_virtd {{ listener = "multicast"; backend = "cpg"; unknown_guest = "{unknown_guest}"; }}
     listeners {{ multicast {{ interface = "br0"; }} }}
     backends {{ cpg {{ uri = "qemu:///system"; {more} }} }} {rules}"""
     return configuration.read(text.encode(), CONFIG)
@@ -190,6 +190,8 @@ def test_other_hosts_of_the_pool_may_answer_too() -> None:
     record = Record("vm-2", UUIDS[1], State.RUNNING)
     heard = replace(PROBE, others=(HostAnswer("10.88.0.2", (record,)),), guest="vm-1", speakers=("a", "b"))
     assert [(one.code, one.fault.severity) for one in findings(pooled(probes=(heard,)))] == [("host-several", NOTE)]
+    told = pooled(probes=(heard,), settings=settings(unknown_guest="fail"))
+    assert [(one.code, one.fault.severity) for one in findings(told)] == [("host-several", WARNING)]
     strange = replace(heard, others=(HostAnswer("10.88.0.2", (Record("x", OTHER, State.RUNNING),)),))
     assert [(one.code, one.fault.severity) for one in findings(pooled(probes=(strange,)))] == [("host-several", ERROR)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, counted
 from vmfence.host import checks_setup, scope
 from vmfence.host.checks_firewall import ipv4_interfaces
@@ -21,7 +22,11 @@ def _several(facts: Facts) -> Iterator[Fault]:
         shown = [f"{one.peer} shows {counted(len(one.guests), 'guest')}" for one in (*probe.ours, *probe.others)]
         seen = ", ".join([*shown, *(f"{address} answers failure" for address in probe.failed_elsewhere)])
         views = {frozenset(guest.uuid for guest in one.guests) for one in (*probe.ours, *probe.others)}
-        if (len(views) == 1 and probe.others and not probe.failed_elsewhere) or _is_of_pool(facts, probe):
+        is_pool = _is_of_pool(facts, probe)
+        if is_pool and not _are_pool_hosts_discreet(facts):
+            message = "another host of the pool answers the same requests, and the first is believed: perhaps one cut off"
+            yield Fault(WARNING, probe.where, message, seen, 'unknown_guest = "ignore" in fence_virtd, on each host')
+        elif is_pool or (len(views) == 1 and probe.others and not probe.failed_elsewhere):
             yield Fault(NOTE, probe.where, "another host answers with the same guests: a pool of hosts", seen)
         elif len(probe.speakers) > 1:
             message = "another host answers for guests of this one, and the fastest answer wins"
@@ -42,6 +47,10 @@ def _is_of_pool(facts: Facts, probe: Probe) -> bool:
         return False
     known = {one.entry.uuid.lower() for one in facts.pool.sightings}
     return all(guest.uuid.lower() in known for other in probe.others for guest in other.guests)
+
+
+def _are_pool_hosts_discreet(facts: Facts) -> bool:
+    return not isinstance(facts.settings, VmfenceError) and facts.settings.daemon.unknown_guest == "ignore"
 
 
 def _unanswered(facts: Facts) -> Iterator[Fault]:
