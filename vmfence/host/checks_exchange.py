@@ -24,7 +24,7 @@ def _several(facts: Facts) -> Iterator[Fault]:
         views = {frozenset(guest.uuid for guest in one.guests) for one in (*probe.ours, *probe.others)}
         is_pool = _is_of_pool(facts, probe)
         if is_pool and not _are_pool_hosts_discreet(facts):
-            message = "another host of the pool answers the same requests, and the first is believed: perhaps one cut off"
+            message = "another host of the pool answers too, and the first is believed: perhaps one that is cut off"
             yield Fault(WARNING, probe.where, message, seen, 'unknown_guest = "ignore" in fence_virtd, on each host')
         elif is_pool or (len(views) == 1 and probe.others and not probe.failed_elsewhere):
             yield Fault(NOTE, probe.where, "another host answers with the same guests: a pool of hosts", seen)

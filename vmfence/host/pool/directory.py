@@ -291,9 +291,10 @@ class Directory:
         """Take what another host knows of who had which guest last."""
         for last in lasts:
             self.lasts.hear(last)
-            for node, stay in self.executing_at(last.uuid).items():
+            at = self.executing_at(last.uuid)
+            for node, stay in at.items():
                 if stay:
-                    self.lasts.executes(last.uuid, node, stay, self.executing_at(last.uuid))
+                    self.lasts.executes(last.uuid, node, stay, at)
 
     def note_fences(self, newest: Mapping[int, float]) -> None:
         """Take when hosts were fenced last; of one that has left, the first word counts."""
@@ -317,10 +318,10 @@ class Directory:
         found = (self.lasts.get(uuid) for uuid in sorted(uuids))
         return tuple(last for last in found if last is not None)
 
-    def executing_at(self, uuid: str) -> dict[int, int]:
-        """Return the members that say they execute the guest, with the numbers of the stays."""
+    def executing_at(self, uuid: str, among: Iterable[int] | None = None) -> dict[int, int]:
+        """Return the members, of all or *among* some, that say they execute the guest, with the numbers of the stays."""
         found = {}
-        for node in self.members:
+        for node in self.members if among is None else self.members.intersection(among):
             entry = self.hosts[node].guests.get(uuid)
             if entry is not None and entry.is_executing and not self.hosts[node].is_of_before:
                 found[node] = entry.stay
@@ -330,7 +331,9 @@ class Directory:
         """Note guests that *node* was just seen to have."""
         for entry in entries:
             if entry.is_executing:
-                self.lasts.executes(entry.uuid, node, self._stay(node, entry), self.executing_at(entry.uuid))
+                nodes = self.lasts.nodes(entry.uuid)
+                at = self.executing_at(entry.uuid, nodes) if nodes else ()
+                self.lasts.executes(entry.uuid, node, self._stay(node, entry), at)
                 if self.hosts.keys() - self.members:
                     self._seen_active[entry.uuid] = now
             elif not entry.is_active:
@@ -397,7 +400,7 @@ class Directory:
         if len(last.stays) != 1:
             return False
         ((stay, node),) = last.stays
-        return self.executing_at(last.uuid).get(node) == stay
+        return self.executing_at(last.uuid, (node,)).get(node) == stay
 
     def _is_seen_active(self, uuid: str, since: float) -> bool:
         """Whether a member was seen to have the guest active after *since*."""
@@ -410,6 +413,8 @@ class Directory:
 
     def _note_inactive(self, node: int, uuid: str, entry: Entry | None) -> None:
         """Note that *node* does not have the guest active; *entry* None: it does not have it at all."""
+        if node not in self.lasts.nodes(uuid):
+            return
         at = {where: stay for where, stay in self.executing_at(uuid).items() if where != node}
         if entry is not None and entry.moved:
             self.lasts.left(uuid, node, at)

@@ -43,7 +43,7 @@ def ask_command(command: str, node: int, name: str, left_at: float) -> bool:
 
     That is in whole seconds since 1970.  Raises VmfenceError.
     """
-    return bool(name) and proc.run([command, name, str(node), str(math.floor(left_at))], TIMEOUT_S).status == 0
+    return proc.run([command, name, str(node), str(math.floor(left_at))], TIMEOUT_S).status == 0
 
 
 def read_history() -> str:
