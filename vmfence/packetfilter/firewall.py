@@ -187,15 +187,16 @@ def _judge(found: _Findings, rulesets: Rulesets, opening: Opening, number: int) 
 def _judge_firewalld(found: _Findings, opening: Opening, zone: str, obstacle: Obstacle) -> None:
     """Add what firewalld's own rules stop, as its listings explain it, or else a doubt."""
     causes = tuple(stops_now(found.now, found.kept, zone, opening, SERVICE))
+    doubt = f"firewalld may stop {opening} in spite of its zone"
     for cause in causes:
         found.obstacles.append(replace(obstacle, command=cause.command, stoppage=obstacle.stoppage.told_as(cause.what)))
-        found.told.append(f"firewalld stops, or may stop, {opening}: {cause.what}; to prevent it: {cause.command}")
+        found.told.append(f"{doubt}: {cause.what}; to prevent it: {cause.command}")
         found.doubts.append(found.told[-1])
     if not causes:
         found.is_of_origin |= obstacle.stoppage.is_of_origin
         found.doubts.append(
-            f"firewalld may stop {opening} in spite of its zone: by a zone bound to a source, a rich rule, a policy or "
-            "panic mode; look at firewall-cmd --list-all-zones and firewall-cmd --list-all-policies"
+            f"{doubt}: by a zone bound to a source, a rich rule, a policy or panic mode; look at firewall-cmd "
+            "--list-all-zones and firewall-cmd --list-all-policies"
         )
 
 

@@ -264,9 +264,17 @@ class Directory:
                 found.append(Missing(node, host.left_at, part, start == 0, is_end, host.fence_before))
         return found
 
-    def untold_lasts(self) -> list[Last]:
-        """Return what the lists of the hosts that are here do not tell of who had which guest last."""
-        return [last for last in self.lasts if not self._is_plain(last)]
+    def untold_lasts(self, is_newcomer: bool) -> list[Last]:
+        """Return what others cannot know of who had which guest last.
+
+        The lists tell of what executes.  Of a guest that another member had, that one knows more than a newcomer.
+        """
+        others = self.members - {self.me} if is_newcomer else frozenset()
+        return [
+            last
+            for last in self.lasts
+            if not (last.stays and all(node in others for _, node in last.stays)) and not self._is_plain(last)
+        ]
 
     def take_missing(self, sender: int, told: Missing, now: float) -> None:
         """Take what *sender* saw leave."""
@@ -290,7 +298,8 @@ class Directory:
     def take_lasts(self, lasts: Iterable[Last]) -> None:
         """Take what another host knows of who had which guest last."""
         for last in lasts:
-            self.lasts.hear(last)
+            if not self.lasts.hear(last):
+                continue
             at = self.executing_at(last.uuid)
             for node, stay in at.items():
                 if stay:
@@ -319,7 +328,7 @@ class Directory:
         return tuple(last for last in found if last is not None)
 
     def executing_at(self, uuid: str, among: Iterable[int] | None = None) -> dict[int, int]:
-        """Return the members, of all or *among* some, that say they execute the guest, with the numbers of the stays."""
+        """Return the members, all or *among* some, that say they execute the guest, with the numbers of the stays."""
         found = {}
         for node in self.members if among is None else self.members.intersection(among):
             entry = self.hosts[node].guests.get(uuid)

@@ -108,13 +108,15 @@ class Lasts:
         left = [(-stay, NOBODY_KNOWS) for stay, where in before if where == node] or [(-number, NOBODY_KNOWS)]
         self._put(uuid, [*left, *(each for each in before if each[1] != node)], before, last)
 
-    def hear(self, told: Last) -> None:
-        """Take what another host knows."""
+    def hear(self, told: Last) -> bool:
+        """Take what another host knows; return whether that was new."""
         mine = self._by_uuid.get(told.uuid)
         merged = merge(mine, told) if mine is not None else told
-        if merged != mine:
-            self._by_uuid[told.uuid] = merged
-            self.changes += 1
+        if merged == mine:
+            return False
+        self._by_uuid[told.uuid] = merged
+        self.changes += 1
+        return True
 
     def forget(self, uuid: str) -> None:
         """Forget a guest."""

@@ -168,7 +168,7 @@ class Member:
         if me == min((node for node in stayed if hosts[node].is_ours or node == me), default=me):
             for missing in self.directory.missing():
                 self._send(missing)
-            self._own.tell_lasts(self.directory.untold_lasts())
+            self._own.tell_lasts(self.directory.untold_lasts(not stayed))
 
     def _note_fences(self, joined: frozenset[int], left: frozenset[int]) -> None:
         """Have it found out when hosts were fenced last, while they are here, or at least before they are asked for."""
