@@ -357,6 +357,31 @@ def test_a_guest_that_was_ended_paused_counts_as_moved_until_it_is_seen() -> Non
         assert not stage.sent(Listing)[-1].guests[0].moved
 
 
+def test_what_moved_while_all_were_asked_may_be_where_it_was_not_yet_seen() -> None:
+    """What had moved before is nowhere, as all say that it is not there."""
+    moved = replace(OFF, moved=True)
+    for before, is_known in ((RUNNING, False), (OFF, False), (moved, True)):
+        stage = Stage()
+        stage.hear(2, Listing((RUNNING,), number=1))
+        stage.hear(2, Listing((before,), number=2))
+        query = stage.find(UUID)
+        for node in (1, 2, 3):
+            stage.report(node, query, *([moved] if node == 2 else []))
+        done = stage.done()
+        assert (done.error is None and done.result.is_off) if is_known else isinstance(done.error, NotVouched)
+
+
+def test_who_had_it_last_by_the_word_of_one_alone_counts() -> None:
+    """And is remembered by who asked."""
+    stage = Stage()
+    query = stage.find(UUID)
+    stage.report(1, query)
+    stage.report(2, query, OFF)
+    stage.report(3, query, lasts=(Last(UUID, ((-7, NOBODY_KNOWS),)),))
+    assert "nobody has seen where to" in stage.error().why
+    assert stage.member.directory.lasts.nodes(UUID) == {NOBODY_KNOWS}
+
+
 def test_a_reboot_is_an_end_that_all_confirm_and_then_a_start() -> None:
     stage = Stage()
     query = stage.find(UUID)

@@ -8,6 +8,7 @@ needless piece of advice than silence.  How rules are walked: see walk.
 from __future__ import annotations
 
 import enum
+import functools
 import ipaddress
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -154,16 +155,22 @@ def admitted(chain: str, admitting: Collection[str]) -> tuple[Rule, ...]:
 UNSEEN = Rule(UNKNOWN_ORIGIN, Verdict.DROP, tell=lambda: "a chain that is not shown")
 
 
+# There may be thousands of rules, asked for each kind of packet and each interface.
+@functools.lru_cache(maxsize=65536)
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network(text, strict=False)
+
+
 def goes_to(opening: Opening, network: str) -> Match:
     """Return whether requests go to an address in *network* (1.2.3.4, 1.2.3.0/24).  Raises ValueError."""
     if not opening.address:
         return Match.MAYBE
-    return Match.of(ipaddress.ip_address(opening.address) in ipaddress.ip_network(network, strict=False))
+    return Match.of(ipaddress.ip_address(opening.address) in _network(network))
 
 
 def sent_by(opening: Opening, network: str) -> Condition:
     """Return whether requests come from an address in *network*.  Raises ValueError."""
-    wanted = ipaddress.ip_network(network, strict=False)
+    wanted = _network(network)
     if opening.origin.address:
         return _of_address(Match.of(ipaddress.ip_address(opening.origin.address) in wanted))
     return _of_address(_expected(wanted, opening.origins), Match.YES)
@@ -182,7 +189,7 @@ def _of_address(match: Match, honest: Match | None = None) -> Condition:
 
 def _expected(wanted: ipaddress.IPv4Network | ipaddress.IPv6Network, origins: Origins) -> Match:
     """Return whether those who may ask are in *wanted*: all of the networks there but this host itself."""
-    nets = [net for net in map(ipaddress.ip_network, origins.networks) if net.version == wanted.version]
+    nets = [net for net in map(_network, origins.networks) if net.version == wanted.version]
     if not nets:
         return Match.MAYBE
     if all(net.subnet_of(wanted) for net in nets):  # type: ignore[arg-type]

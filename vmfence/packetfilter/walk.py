@@ -12,6 +12,7 @@ from vmfence.packetfilter.rules import UNSEEN, Match, Rule, Verdict
 
 # Reads the rules of a chain by its name, None for one that is not there.
 Chains = Callable[[str], Optional[Iterable[Rule]]]
+_SHOWN_MAX = 20  # rules that stop
 _WALKED_MAX = 50_000  # rules; who is left then counts as one who is not known
 
 
@@ -96,7 +97,7 @@ class _Walk:
     def _verdict(self, rule: Rule, is_of_port: bool) -> frozenset[_Fate]:
         if rule.verdict in (Verdict.JUMP, Verdict.GOTO):
             return self._fates(rule.target, is_of_port)
-        if rule.verdict is Verdict.DROP:
+        if rule.verdict is Verdict.DROP and len(self.by) < _SHOWN_MAX:
             self.by[rule.tell()] = None
         fates = {Verdict.ACCEPT: _Fate.ADMITTED, Verdict.DROP: _Fate.STOPPED, Verdict.RETURN: _Fate.PASSED}
         return frozenset({fates[rule.verdict]})
