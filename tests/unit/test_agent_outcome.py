@@ -52,6 +52,11 @@ def test_a_list_is_printed_as_the_reference_prints_it() -> None:
     )
 
 
+def test_guests_are_counted_in_the_log() -> None:
+    logs = [judged(Action.LIST, Code.LIST, [Record("a", "u", 1)] * number).log for number in range(3)]
+    assert logs == ["0 guests from 10.0.0.1", "1 guest from 10.0.0.1", "2 guests from 10.0.0.1"]
+
+
 def test_a_list_as_answer_to_off_is_no_success() -> None:
     result = judged(Action.OFF, Code.LIST, [Record("alpha", "u", 5)])
     assert (result.exit_code, result.out) == (1, "")

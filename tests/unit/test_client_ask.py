@@ -481,7 +481,7 @@ ENDS: list[tuple[Caller, str]] = [
     (break_off, "127.0.0.1 did not accept our request. it closed the connection while we waited for the host's answer"),
     (lie, "127.0.0.1 could not prove the key."),
     (prove_to, "127.0.0.1 answered and then fell silent. it did not send the result. see the daemon's log"),
-    (cut_a_list, "127.0.0.1: the list of guests was cut off. after 1 guests."),
+    (cut_a_list, "127.0.0.1: the list of guests was cut off. after 1 guest."),
     (prove_and_leave, "127.0.0.1 did not accept our request. it closed the connection while we waited for the result"),
 ]
 

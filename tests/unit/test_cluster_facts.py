@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from vmfence import diagnose
+from vmfence.cli import cluster_check
+from vmfence.client.census import SETTLE_S
 from vmfence.client.failures import NoAnswer
-from vmfence.cluster import cib, corosync, facts, machine
+from vmfence.cluster import checks_hosts, cib, corosync, facts, machine
 from vmfence.cluster.cib import Device
 from vmfence.cluster.corosync import QuorumSettings
 from vmfence.cluster.pacemaker import Pacemaker
 from vmfence.errors import KeyFileError, UsageError, VmfenceError
-from vmfence.findings import NotAsked
-from vmfence.guest import answers
+from vmfence.findings import ERROR, NOTE, WARNING, NotAsked, Severity
+from vmfence.guest import answers, survey
+from vmfence.guest.answers import HostAnswer
 from vmfence.guest.guests import Inquiry
 from vmfence.proc import Result
+from vmfence.protocol.reply import Record, State
 
 UUID = "11111111-2222-3333-4444-555555555501"
+VM1, VM2 = (Record(f"vm-{number}", f"{UUID[:-1]}{number}", State.RUNNING) for number in (1, 2))
 EMPTY = "<cib><configuration/></cib>"
 
 
@@ -68,6 +74,61 @@ def test_devices_that_ask_alike_are_asked_once(monkeypatch: pytest.MonkeyPatch) 
     assert [silent.devices, other.devices, wrong.devices] == [("a", "b"), ("c",), ("d",)]
     assert isinstance(silent.error, NoAnswer) and isinstance(wrong.error, UsageError)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("loud", "severity"), [((), NOTE), (("h1",), ERROR), (("h2",), ERROR), (("h1", "h2"), ERROR)])
+def test_each_of_two_hosts_is_asked_about_a_guest_that_it_does_not_have(
+    monkeypatch: pytest.MonkeyPatch, loud: tuple[str, ...], severity: Severity, turned: bool
+) -> None:
+    """*loud* ones answer for guests that they do not have; it does not matter which host is heard first."""
+    both = [HostAnswer("h1", (VM1,)), HostAnswer("h2", (VM2,))]
+    if turned:
+        both.reverse()
+
+    def speak(inquiry: Inquiry, guest: str) -> tuple[str, ...]:
+        return tuple(one.peer for one in both if one.peer in loud or guest in [each.name for each in one.guests])
+
+    monkeypatch.setattr(answers, "list_hosts", lambda inquiry: tuple(both))
+    monkeypatch.setattr(answers, "speakers", speak)
+    assert several(facts.ask_hosts([device("fence")])) is severity
+
+
+def test_hosts_that_could_not_be_asked_who_speaks_are_not_taken_for_discreet(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(inquiry: Inquiry, guest: str) -> tuple[str, ...]:
+        raise NoAnswer("no host answered")
+
+    monkeypatch.setattr(answers, "list_hosts", lambda inquiry: (HostAnswer("h1", (VM1,)), HostAnswer("h2", (VM2,))))
+    monkeypatch.setattr(answers, "speakers", silent)
+    assert several(facts.ask_hosts([device("fence")])) is WARNING
+
+
+def test_a_host_that_takes_all_its_time_for_the_list_leaves_enough_for_two_questions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And all of it ends in what the cluster, slow as well, leaves of the time of the check."""
+    clock, asked = [0.0], []
+
+    def listed(inquiry: Inquiry) -> tuple[HostAnswer, ...]:
+        clock[0] += inquiry.timeout_s
+        return HostAnswer("h1", (VM1,)), HostAnswer("h2", (VM2,))
+
+    def speak(inquiry: Inquiry, guest: str) -> tuple[str, ...]:
+        asked.append(guest)
+        clock[0] += SETTLE_S
+        return ("h1",) if guest == "vm-1" else ("h2",)
+
+    monkeypatch.setattr(survey, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(answers, "list_hosts", listed)
+    monkeypatch.setattr(answers, "speakers", speak)
+    assert several(facts.ask_hosts([device("fence")])) is NOTE and asked == ["vm-1", "vm-2"]
+    assert facts.HOST_TIMEOUT_S + facts.VOICES_S + facts.LATE_S < cluster_check.ALL_S - cluster_check.FIRST_S
+
+
+def several(hosts: tuple[facts.HostFacts, ...]) -> Severity | None:
+    """Return how bad it is that several hosts answer."""
+    given = SimpleNamespace(hosts=hosts, answering=hosts)
+    return diagnose.judge(checks_hosts.CHECKS, given, ["cluster-hosts-several"]).worst
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,17 @@ def test_quiet_tells_each_reason_once_and_below_the_error() -> None:
     ]
 
 
+def test_who_may_not_see_all_is_told_what_to_do() -> None:
+    shut = NotPermitted("this user may not ask it", "it said no", "run this as root")
+    facts = SimpleNamespace(shut=shut, gone=VmfenceError("no answer", "", "told with its finding"))
+    found = judge([check("one", needs=("shut",)), check("gone", needs=("gone",)), check("two", needs=("shut",))], facts)
+    assert click.unstyle(shown(found, quiet=True).output).splitlines() == [
+        "unknown  2 checks not judged: this user may not ask it",
+        "         do: run this as root",
+        "unknown  gone: not judged, no answer",
+    ]
+
+
 def doubtful(error: VmfenceError | None, *faults: Fault) -> Report:
     def doubt(facts: Any) -> VmfenceError | None:
         return error

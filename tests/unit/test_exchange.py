@@ -239,7 +239,7 @@ def test_a_list_cut_anywhere_is_not_complete(length: int) -> None:
     client = proven(Hash.NONE)
     client.receive(encode_list(RECORDS)[: 1 + length])
     assert client.stage is ClientStage.LIST
-    with pytest.raises(PacketError, match=f"after {length // 130} guests"):
+    with pytest.raises(PacketError, match=("after 0 guests", r"after 1 guest\b", "after 2 guests")[length // 130]):
         client.end()
 
 

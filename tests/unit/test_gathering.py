@@ -287,7 +287,8 @@ def test_a_host_that_never_ends_leaves_the_others_their_answers(monkeypatch: pyt
         return (HostAnswer("10.0.0.2", ()),)
 
     monkeypatch.setattr(answers, "list_hosts", list_hosts)
-    monkeypatch.setattr(cluster_facts, "_LATE_S", 0.0)
+    monkeypatch.setattr(cluster_facts, "VOICES_S", 0.0)
+    monkeypatch.setattr(cluster_facts, "LATE_S", 0.0)
     stuck, other = cluster_facts.ask_hosts([device("a", ipaddr="10.0.0.1"), device("b", ipaddr="10.0.0.2")], 0.5)
     never.set()
     assert isinstance(stuck.error, DeadlineExceeded) and other.answers

@@ -154,8 +154,11 @@ def test_who_may_not_ask_is_not_told_that_there_is_no_cluster(monkeypatch: pytes
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
     monkeypatch.setattr(os, "getegid", lambda: 65534)
     monkeypatch.setattr(os, "getgroups", lambda: [])
-    with pytest.raises(NotPermitted, match="only root and the group haclient may ask it, if it runs"):
+    with pytest.raises(NotPermitted, match="only root and the group haclient may ask it, if it runs") as silent:
         asking(stonith_admin=failed(102))[0].registered_devices()
+    with pytest.raises(NotPermitted) as refused:
+        asking(stonith_admin=failed(4, "", "insufficient privileges"))[0].registered_devices()
+    assert silent.value.what == refused.value.what == "this user may not ask the cluster"
 
 
 def test_a_failed_command_keeps_what_it_said_and_shows_the_end_of_it() -> None:

@@ -21,6 +21,7 @@ from vmfence.host.pool.corosync import Sight
 from vmfence.host.pool.messages import Entry
 from vmfence.host.pool_facts import Fencing, Program
 from vmfence.host.pool_report import PoolHost, PoolReport, Sighting
+from vmfence.host.unit import UnitFacts
 from vmfence.protocol.reply import Record, State
 
 POOL = {check.code for check in CHECKS if check.code.startswith("host-pool-")}
@@ -148,6 +149,14 @@ def test_what_follows_from_a_silent_corosync_is_left_open(fault: str) -> None:
     report = diagnose.judge(CHECKS, pooled(**FAULTS[fault][0]))
     unjudged = {one.check.code for one in report.unjudged}
     assert {"host-pool-nodes", "host-pool-votes", "host-pool-quorum", "host-pool-joined"} <= unjudged
+
+
+def test_the_journal_is_named_only_where_systemd_runs() -> None:
+    out = report(node=0, is_joined=False, trouble="gone")
+    with_systemd, without = findings(pooled(pool=out))[0], findings(pooled(pool=out, unit=UnitFacts()))[0]
+    assert with_systemd.code == without.code == "host-pool-joined"
+    assert with_systemd.fault.remedy == "journalctl -u vmfence.service; systemctl restart vmfence.service"
+    assert "journalctl" not in without.fault.remedy and "standard error" in without.fault.remedy
 
 
 def test_a_daemon_that_does_not_run_leaves_the_other_hosts_open() -> None:

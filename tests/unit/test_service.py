@@ -518,6 +518,11 @@ def test_a_list_is_sorted_and_shows_what_may_be_acted_on(policy: Policy, names: 
     zeta = Guest("Zeta", ALPHA.uuid[:-1] + "9", State.PAUSED)
     reply = world(zeta, GAMMA, BETA, ALPHA, policy=policy).answer(Action.LIST, "")
     assert (reply.code, [record.name for record in reply.records or ()]) == (Code.LIST, names)
+    assert reply.detail == f"{len(names)} guests"
+
+
+def test_one_guest_is_one_guest_in_the_log() -> None:
+    assert world(policy=group("alpha")).answer(Action.LIST, "").detail == "1 guest"
 
 
 def test_a_list_tells_uuid_and_state() -> None:

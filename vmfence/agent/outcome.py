@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from vmfence.client.failures import HostNotProven, NoAnswer, NotAccepted
 from vmfence.errors import VmfenceError
-from vmfence.protocol.reply import Code
+from vmfence.protocol.reply import Code, guest_count
 from vmfence.protocol.request import GUEST_ACTIONS, POWER_ACTIONS, Action
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ def judge(action: Action, target: str, answer: Answer, program: str) -> Outcome:
     """
     code, peer = int(answer.code), answer.peer
     if code == Code.LIST and action is Action.LIST:
-        return Outcome(OK, f"{len(answer.records)} guests from {peer}", out=_lines(answer))
+        return Outcome(OK, f"{guest_count(len(answer.records))} from {peer}", out=_lines(answer))
     if code == Code.SUCCESS and action is Action.STATUS:
         return Outcome(OK, f'Domain "{target}" is ON, says {peer}', out="Status: ON\n")
     if code == Code.OFF and action is Action.STATUS:

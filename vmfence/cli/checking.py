@@ -170,8 +170,10 @@ def show(report: Report, quiet: bool, as_json: bool) -> None:
         for outcome in report.outcomes:
             for line in _lines(outcome, quiet):
                 output.echo(line)
-        for told in unjudged(report):
-            output.echo(f"{_word('unknown')}  {told}")
+        for reason, remedy in unjudged(report):
+            output.echo(f"{_word('unknown')}  {reason}")
+            if remedy:
+                output.echo(f"{_INDENT}do: {remedy}")
         if not quiet:
             output.echo(_summary(report))
     output.check("give it a place to go")
@@ -213,14 +215,20 @@ def _lines(outcome: Outcome, quiet: bool) -> Iterator[str]:
             yield from _fault_lines(check.code, fault)
 
 
-def unjudged(report: Report) -> Iterator[str]:
-    """Yield, in words, each reason why checks are not judged, so that they do not hide the errors."""
-    reasons: dict[str, list[str]] = {}
+def unjudged(report: Report) -> Iterator[tuple[str, str]]:
+    """Yield, in words, each reason why checks are not judged, so that they do not hide the errors, and what to do.
+
+    That only for lack of rights: what else is missing is told as a finding, with its remedy.
+    """
+    reasons: dict[tuple[str, str], list[str]] = {}
     for one in report.unjudged:
         if one.missing is not None:
-            reasons.setdefault(printable(one.missing.what), []).append(one.check.code)
-    for reason, codes in reasons.items():
-        yield f"{codes[0]}: not judged, {reason}" if len(codes) == 1 else f"{len(codes)} checks not judged: {reason}"
+            remedy = one.missing.remedy if is_forbidden(one.missing) else ""
+            reasons.setdefault((printable(one.missing.what), printable(remedy)), []).append(one.check.code)
+    for (reason, remedy), codes in reasons.items():
+        is_one = len(codes) == 1
+        told = f"{codes[0]}: not judged, {reason}" if is_one else f"{len(codes)} checks not judged: {reason}"
+        yield told, remedy
 
 
 def _fault_lines(code: str, fault: Fault) -> Iterator[str]:

@@ -160,5 +160,5 @@ def _in_short(report: Report) -> str:
     worse = [one for one in report.findings if one.fault.severity > Severity.NOTE]
     told = [f"{one.fault.severity} {one.code}: {one.fault.subject}: {one.fault.message}" for one in worse]
     if not any(one.fault.severity is Severity.ERROR for one in worse):
-        told += [f"unknown {reason}" for reason in checking.unjudged(report)]
+        told += [f"unknown {reason}" for reason, _ in checking.unjudged(report)]
     return printable("; ".join(told)) or "ok"

@@ -16,7 +16,7 @@ import time
 
 from vmfence.client.failures import NoAnswer, NotAccepted
 from vmfence.errors import PacketError
-from vmfence.protocol.reply import Code, Record, RecordReader
+from vmfence.protocol.reply import Code, Record, RecordReader, guest_count
 from vmfence.protocol.request import Action, Request
 from vmfence.protocol.serial import RESPONSE_BYTES, FrameReader, encode_request
 
@@ -75,7 +75,7 @@ class Answers:
             self._code(until)
         except (NoAnswer, NotAccepted) as error:
             what = f"{self._name}: the list of guests was cut off"
-            raise PacketError(what, f"after {len(records)} guests", LOG) from error
+            raise PacketError(what, f"after {guest_count(len(records))}", LOG) from error
         return records
 
 

@@ -16,7 +16,7 @@ from vmfence.client.failures import HostNotProven, NoAnswer, NotAccepted
 from vmfence.errors import AuthenticationError, PacketError, VmfenceError
 from vmfence.protocol.auth import CHALLENGE_BYTES, Hash, Key
 from vmfence.protocol.exchange import ClientExchange, ClientStage
-from vmfence.protocol.reply import Record
+from vmfence.protocol.reply import Record, guest_count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Conversation:
         """Return what the end of the connection means at this point."""
         stage = self._exchange.stage
         if stage is ClientStage.LIST:
-            return self._bad_list("the list of guests was cut off", f"after {len(self._exchange.records)} guests")
+            return self._bad_list("the list of guests was cut off", f"after {guest_count(len(self._exchange.records))}")
         reason = f"it closed the connection while we waited for {stage.value}"
         if error is not None:
             reason += f" ({error.strerror or error})"

@@ -26,16 +26,18 @@ from vmfence.cluster.shown import Shown
 from vmfence.cluster.status import Status
 from vmfence.errors import AuthenticationError, KeyFileError, KeyNotPermitted, NotPermitted, VmfenceError
 from vmfence.findings import NotAsked, NotReached, is_forbidden
-from vmfence.guest import answers
+from vmfence.guest import survey
 from vmfence.guest.answers import HostAnswer
 from vmfence.guest.guests import Inquiry
+from vmfence.guest.survey import Survey
 from vmfence.protocol.reply import Record
 
 VIRT_AGENTS = inquiry.AGENTS
 AGENT_FOLDER = "/usr/sbin"
 SBD_FILES = ("/etc/sysconfig/sbd", "/etc/default/sbd")
 HOST_TIMEOUT_S = 3.0
-SPEAK_S, _LATE_S = 1.5, 0.5
+# Two questions about guests, whose answers are waited for as long as survey.voices() wants to hear all hosts.
+VOICES_S, LATE_S = 1.7, 0.25
 Gatherers = dict[str, Callable[[], Any]]
 # What Pacemaker tells besides its configuration.
 _OF_CLUSTER = ("version", "node", "status", "history")
@@ -72,7 +74,7 @@ class KeyFacts:
 class HostFacts:
     """What the hosts answered that *devices* ask, or the *error*.
 
-    *asked*: the guest that they were asked about when several had answered, "" for none; *speakers*: who replied.
+    *asked*: the guest that they were asked about, "" for none; *speakers*: who replied: see survey.voices().
     """
 
     devices: tuple[str, ...]
@@ -250,34 +252,20 @@ def ask_hosts(devices: Iterable[Device], timeout_s: float = HOST_TIMEOUT_S) -> t
             found.append(HostFacts((device.id,), error=error))
         else:
             users.setdefault(question, []).append(device)
-    heard = _at_once({question: partial(answers.list_hosts, question) for question in users}, timeout_s)
-    for one in heard.values():
+    all_s = timeout_s + VOICES_S
+    calls = {str(number): partial(survey.survey, question, all_s) for number, question in enumerate(users)}
+    heard = together.call(calls, all_s + LATE_S).values()
+    for one in heard:
         if isinstance(one, KeyNotPermitted):
             raise NotPermitted("no host was asked: this user may not read the key", one.what, one.remedy)
-    hosts = {question: _host(question, users[question], heard[question]) for question in users}
-    asked = {
-        question: partial(answers.speakers, replace(question, timeout_s=SPEAK_S), one.asked)
-        for question, one in hosts.items()
-        if one.asked
-    }
-    for question, spoke in _at_once(asked, SPEAK_S).items():
-        known = {"asked": ""} if isinstance(spoke, VmfenceError) else {"speakers": spoke}
-        hosts[question] = replace(hosts[question], **known)
-    return (*found, *hosts.values())
+    return (*found, *(_host(question, users[question], one) for question, one in zip(users, heard)))
 
 
-def _at_once(calls: Mapping[Inquiry, Callable[[], Any]], timeout_s: float) -> dict[Inquiry, Any]:
-    """Return what each of *calls* returned, or its error, after *timeout_s* and a little."""
-    told = together.call({str(number): one for number, one in enumerate(calls.values())}, timeout_s + _LATE_S)
-    return dict(zip(calls, told.values()))
-
-
-def _host(question: Inquiry, devices: list[Device], found: Any) -> HostFacts:
+def _host(question: Inquiry, devices: list[Device], found: Survey | VmfenceError) -> HostFacts:
     ids = tuple(device.id for device in devices)
     if isinstance(found, VmfenceError):
         return HostFacts(ids, question, error=found)
-    names = (record.name or record.uuid for answer in found for record in answer.guests)
-    return HostFacts(ids, question, found, None, next(names, "") if len(found) > 1 else "")
+    return HostFacts(ids, question, found.hosts, None, found.asked, found.speakers)
 
 
 def watchdog_timeout(paths: Iterable[str] = SBD_FILES) -> float | None:

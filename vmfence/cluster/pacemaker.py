@@ -27,6 +27,7 @@ _NOT_PERMITTED, _NOT_CONNECTED, _NO_SUCH = 4, 102, 105
 _NOT_CONNECTED_WORDS = ("Transport endpoint is not connected", "Connection refused")
 _XML = "--output-as=xml"
 _GROUP = "haclient"
+_FORBIDDEN = "this user may not ask the cluster"
 
 
 class Run(Protocol):
@@ -137,11 +138,11 @@ def _failure(result: proc.Result) -> VmfenceError:
     if result.status == _NOT_CONNECTED or any(words in said for words in _NOT_CONNECTED_WORDS):
         if not _may_ask():  # who may not ask is told the same (2.1.5)
             why = f"only root and the group {_GROUP} may ask it, if it runs; {result.argv[0]}: {_last(said)}"
-            return NotPermitted("cannot reach the cluster", why, "run this as root")
+            return NotPermitted(_FORBIDDEN, why, "run this as root")
         remedy = "start it on this node with: pcs cluster start (or systemctl start pacemaker)"
         return ClusterUnreachable("no cluster is running on this node", f"{result.argv[0]}: {_last(said)}", remedy)
     if result.status == _NOT_PERMITTED or "Permission denied" in said:
-        return NotPermitted("may not ask the cluster", f"{result.argv[0]}: {_last(said)}", "run this as root")
+        return NotPermitted(_FORBIDDEN, f"{result.argv[0]}: {_last(said)}", "run this as root")
     return CommandError(result.argv, result.status, said)
 
 

@@ -61,7 +61,7 @@ def read(path: str = RECORD_FILE) -> tuple[Proof, ...]:
     except FileNotFoundError:
         return ()
     except PermissionError as error:
-        raise NotPermitted(f"cannot read {path}", error.strerror or str(error), "try as root") from error
+        raise NotPermitted(f"cannot read {path}", error.strerror or str(error), "run this as root") from error
     except OSError as error:
         raise VmfenceError(f"cannot read {path}", error.strerror or str(error)) from error
     if len(content) > _FILE_BYTES_MAX:

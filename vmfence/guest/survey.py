@@ -30,12 +30,13 @@ class Survey:
     speakers: tuple[str, ...] = ()
 
 
-def survey(inquiry: Inquiry) -> Survey:
-    """Return who answers, and who speaks for guests that not all of them have, all within the inquiry's time.
+def survey(inquiry: Inquiry, all_s: float | None = None) -> Survey:
+    """Return who answers within the inquiry's time, and who speaks for guests that not all of them have.
 
-    Where the second cannot be seen *asked* is "".  Raises as answers.list_hosts().
+    *all_s*: seconds for both, None: the inquiry's time.  Where the second cannot be seen *asked* is "".  Raises as
+    answers.list_hosts().
     """
-    end = time.monotonic() + _SHARE * inquiry.timeout_s
+    end = time.monotonic() + (_SHARE * inquiry.timeout_s if all_s is None else all_s)
     hosts = answers.list_hosts(inquiry)
     try:
         return Survey(hosts, *voices(inquiry, hosts, end))

@@ -182,7 +182,7 @@ SECOND = Check(
     """fence_virtd and vmfence cannot serve the same port: the second one does not start, or both answer and the faster
     one wins. Sockets are looked up in /proc; only root sees whose they are.""",
     _second,
-    ("settings", "holders"),
+    ("settings", "holders", "peer"),
     doubt=scope.ports,
 )
 DAEMON = (

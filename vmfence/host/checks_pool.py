@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from vmfence.errors import DeadlineExceeded, ToolMissing, Unreachable, VmfenceError
 from vmfence.findings import ERROR, Check, Fault, NotReached
-from vmfence.host import unit
+from vmfence.host import checks_setup, unit
 from vmfence.host.facts import Facts
 
 CONFIG_FILE = "/etc/corosync/corosync.conf"
@@ -86,7 +86,7 @@ def _joined(facts: Facts) -> Iterator[Fault]:
         yield Fault(ERROR, facts.path, message, f"it runs with backend {facts.status['backend']}", RESTART)
     elif not report.is_joined:
         message = "the daemon is not in the group of its pool, so it answers nobody"
-        yield Fault(ERROR, "pool", message, report.trouble or "not joined yet", f"journalctl -u {unit.NAME}; {RESTART}")
+        yield Fault(ERROR, "pool", message, report.trouble or "not joined yet", f"{checks_setup.log(facts)}; {RESTART}")
 
 
 COROSYNC = (

@@ -68,7 +68,9 @@ def _may_be_anothers(facts: Facts, origin: str, reason: str) -> bool:
 
 
 def uncalled(facts: Facts) -> list[str]:
-    """Return the origins that the daemon could not connect back to lately."""
+    """Return the origins that the daemon could not connect back to lately; none while nobody knows who we are."""
+    if isinstance(facts.own, VmfenceError):
+        return []
     return [origin for origin, reason, _ in _rejected(facts) if reason.startswith(_UNCALLED)]
 
 
@@ -83,7 +85,7 @@ def _rejected(facts: Facts) -> Iterator[tuple[str, str, str]]:
             what = str(one["reason"]).partition(".")[0]
             latest[str(one["origin"]), what] = (str(one["reason"]), float(one["at"]))
     ours = {answer.peer for each in facts.probes for answer in each.ours} if isinstance(facts.probes, tuple) else set()
-    ours |= facts.own if isinstance(facts.own, frozenset) else set()
+    ours |= facts.own
     shown = [
         (origin, reason, at)
         for (origin, _), (reason, at) in latest.items()
@@ -112,7 +114,7 @@ CHECKS = (
         otherwise. A guest's firewall that drops it makes the guest wait in vain. Told are failures of the last ten
         minutes, except of guests that had an answer since.""",
         _uncalled,
-        ("settings", "status"),
+        ("settings", "status", "own"),
         doubt=scope.multicast,
     ),
     Check(
@@ -123,6 +125,6 @@ CHECKS = (
         must be, and a note where other hosts are known to be there. Told are the last ten minutes, except of origins
         that had an answer since.""",
         _refused,
-        ("status",),
+        ("status", "own"),
     ),
 )

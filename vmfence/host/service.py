@@ -27,7 +27,7 @@ from vmfence.host.backends.base import Backend, Guest
 from vmfence.host.pool.verdict import NotVouched
 from vmfence.host.power import PAUSE_S, PowerJob, look
 from vmfence.policy import Origin, Policy
-from vmfence.protocol.reply import Code, Record, State
+from vmfence.protocol.reply import Code, Record, State, guest_count
 from vmfence.protocol.request import GUEST_ACTIONS, POWER_ACTIONS, Action, Request
 
 log = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ class Service:
             g for g in await self._finder.guests(deadline) if policy.shows(caller.origin, caller.key_id, g.name, g.uuid)
         ]
         guests.sort(key=lambda guest: guest.name.lower())
-        return Reply(Code.LIST, f"{len(guests)} guests", tuple(Record(g.name, g.uuid, g.state) for g in guests))
+        return Reply(Code.LIST, guest_count(len(guests)), tuple(Record(g.name, g.uuid, g.state) for g in guests))
 
     async def _permitted(self, find: Callable[[], Awaitable[Guest]], target: str, caller: Caller) -> Guest:
         """Return the guest called *target*.  Raises PolicyDenied; GuestNotFound only to those who may know."""

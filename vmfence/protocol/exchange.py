@@ -22,7 +22,7 @@ from collections import OrderedDict
 
 from vmfence.errors import AuthenticationError, PacketError
 from vmfence.protocol.auth import CHALLENGE_BYTES, DIGEST_BYTES, Hash, Key, check_response, respond
-from vmfence.protocol.reply import Code, Record, RecordReader
+from vmfence.protocol.reply import Code, Record, RecordReader, guest_count
 
 
 class ClientStage(enum.Enum):
@@ -101,7 +101,7 @@ class ClientExchange:
         reference closes at the terminator.
         """
         if self.stage is ClientStage.LIST:
-            raise PacketError("the list of guests was cut off", f"after {len(self.records)} guests")
+            raise PacketError("the list of guests was cut off", f"after {guest_count(len(self.records))}")
         if self.stage is not ClientStage.DONE:
             raise PacketError("the host closed the connection", f"while we waited for {self.stage.value}")
 

@@ -74,6 +74,11 @@ class Record:
         return {"name": self.name, "uuid": self.uuid, "state": state, "on": self.state == State.RUNNING}
 
 
+def guest_count(number: int) -> str:
+    """Return "1 guest", "2 guests"."""
+    return f"{number} guest{'' if number == 1 else 's'}"
+
+
 def _cut(text: str) -> bytes:
     """Return *text* as at most 63 bytes of UTF-8, never ending inside a character."""
     return text.encode("utf-8", "surrogateescape")[:_TEXT_BYTES].decode("utf-8", "ignore").encode()

@@ -21,7 +21,7 @@ from typing import Callable, TypeVar
 from vmfence import xmldoc
 from vmfence.errors import Unreachable
 from vmfence.host.backends import binding as libvirt
-from vmfence.protocol.reply import State
+from vmfence.protocol.reply import State, guest_count
 
 T = TypeVar("T")
 
@@ -76,8 +76,7 @@ class Inventory:
     networks: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        count = len(self.guests)
-        return f"{self.uri}: {self.hypervisor}, libvirt {self.libvirt}, {count} guest{'' if count == 1 else 's'}"
+        return f"{self.uri}: {self.hypervisor}, libvirt {self.libvirt}, {guest_count(len(self.guests))}"
 
 
 def read_inventory(uri: str, timeout_s: float = TIMEOUT_S) -> Inventory:
