@@ -413,6 +413,16 @@ def test_of_two_starts_the_first_alone_counts() -> None:
     assert [type(effect) for effect in stage.take()] == [Act]
 
 
+def test_a_guest_that_ran_where_it_was_started_may_be_started_elsewhere_after_its_end() -> None:
+    stage = Stage()
+    stage.hear(3, Order(2, 8, Action.ON, UUID, 123.0))
+    stage.hear(2, Listing((RUNNING,), number=1))
+    stage.hear(2, Listing((OFF,), number=2))
+    stage.take()
+    stage.hear(3, Order(1, 9, Action.ON, UUID, 123.0))
+    assert [type(effect) for effect in stage.take()] == [Act]
+
+
 def test_what_runs_elsewhere_is_not_started() -> None:
     stage = Stage()
     stage.hear(2, Listing((RUNNING,), number=1))

@@ -185,6 +185,9 @@ class Member:
         me = self.directory.me
         if isinstance(message, Listing):
             self.directory.listed(sender, message, now)
+            for guest in message.guests:
+                if guest.is_executing and self._starts.get(guest.uuid, (0, 0.0))[0] == sender:
+                    del self._starts[guest.uuid]  # from now on what it tells says where it runs
         elif isinstance(message, Missing):
             self.directory.take_missing(sender, message, now)
         elif isinstance(message, Lasts):
