@@ -9,10 +9,10 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from vmfence.cluster.checks import CHECKS as CLUSTER
+from vmfence.cluster.check.checks import CHECKS as CLUSTER
 from vmfence.findings import Check
 from vmfence.guest.checks import CHECKS as GUEST
-from vmfence.host.checks import CHECKS as HOST
+from vmfence.host.check.checks import CHECKS as HOST
 
 GROUPS: dict[str, Sequence[Check]] = {"host": HOST, "guest": GUEST, "cluster": CLUSTER}
 

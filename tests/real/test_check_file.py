@@ -13,7 +13,7 @@ import pytest
 from lab.cluster import missing
 from lab.ours import CommandLine
 from lab.process import Result, clean_environment
-from vmfence.cluster.checks import CHECKS
+from vmfence.cluster.check.checks import CHECKS
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"needs {', '.join(missing())}")
 MAP = "pcmk_host_map=n1:vm-1;n2:vm-2"

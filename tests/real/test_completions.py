@@ -22,7 +22,7 @@ from vmfence.cli.main import vmfence as root
 from vmfence.client.transport import KINDS
 from vmfence.cluster import inquiry, properties
 from vmfence.cluster import options as device_options
-from vmfence.cluster.checks import CHECKS
+from vmfence.cluster.check.checks import CHECKS
 from vmfence.config.listeners import SERIAL_MODES
 from vmfence.config.settings import BACKENDS
 from vmfence.host import network, sections

@@ -17,7 +17,8 @@ from lab.ours import CommandLine
 from lab.pipe import PATIENT, Bridge, FarEnd, Line, host_list, record
 from lab.rig import ALPHA, BETA, LOOPBACK, Rig
 from vmfence.client import direct
-from vmfence.cluster import facts, inquiry
+from vmfence.cluster import inquiry
+from vmfence.cluster.check import facts
 from vmfence.cluster.cib import Device
 from vmfence.errors import KeyFileError
 from vmfence.guest import guests

@@ -15,10 +15,10 @@ import pytest
 from vmfence import diagnose
 from vmfence.client.failures import NoAnswer, NotAccepted
 from vmfence.cluster import machine
-from vmfence.cluster.checks import CHECKS
+from vmfence.cluster.check.checks import CHECKS
+from vmfence.cluster.check.facts import AgentFacts, Facts, HostFacts, KeyFacts
 from vmfence.cluster.cib import Cib, Device, Level, Node, Operation
 from vmfence.cluster.corosync import QuorumSettings
-from vmfence.cluster.facts import AgentFacts, Facts, HostFacts, KeyFacts
 from vmfence.cluster.fencer import AgentMetadata, FencingEvent, Parameter
 from vmfence.cluster.proofs import Proof
 from vmfence.cluster.status import DeviceStatus, NodeStatus, Status

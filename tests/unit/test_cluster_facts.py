@@ -12,7 +12,8 @@ from vmfence import diagnose
 from vmfence.cli import cluster_check
 from vmfence.client.census import SETTLE_S
 from vmfence.client.failures import NoAnswer
-from vmfence.cluster import checks_hosts, cib, corosync, facts, machine
+from vmfence.cluster import cib, corosync, machine
+from vmfence.cluster.check import checks_hosts, facts
 from vmfence.cluster.cib import Device
 from vmfence.cluster.corosync import QuorumSettings
 from vmfence.cluster.pacemaker import Pacemaker

@@ -13,7 +13,7 @@ from test_host_checks import healthy, settings, status
 
 from vmfence import diagnose, proc, together
 from vmfence.client.failures import NoAnswer
-from vmfence.cluster import facts as cluster_facts
+from vmfence.cluster.check import facts as cluster_facts
 from vmfence.cluster.cib import Device
 from vmfence.cluster.pacemaker import Pacemaker
 from vmfence.errors import (
@@ -30,10 +30,11 @@ from vmfence.guest import answers
 from vmfence.guest import facts as guest_facts
 from vmfence.guest.answers import HostAnswer
 from vmfence.guest.guests import Inquiry
-from vmfence.host import checks_guests, control, facts, hidden, network, probe
-from vmfence.host.checks import CHECKS
-from vmfence.host.facts import Clock
-from vmfence.host.hidden import Process
+from vmfence.host import control, network, probe
+from vmfence.host.check import checks_guests, facts, hidden
+from vmfence.host.check.checks import CHECKS
+from vmfence.host.check.facts import Clock
+from vmfence.host.check.hidden import Process
 from vmfence.packetfilter import firewall
 from vmfence.packetfilter.firewall import Firewall
 from vmfence.packetfilter.rules import Opening

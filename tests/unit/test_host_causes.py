@@ -42,13 +42,13 @@ from vmfence.findings import ERROR, NOTE, WARNING, Fault, counted
 from vmfence.guest import answers
 from vmfence.guest.checks import CHECKS as GUEST_CHECKS
 from vmfence.host import config_search, control, kernel, probe
-from vmfence.host import facts as gathering
 from vmfence.host.backends.inventory import Hung
-from vmfence.host.checks import CHECKS
-from vmfence.host.facts import Facts, Libvirt
+from vmfence.host.check import facts as gathering
+from vmfence.host.check.checks import CHECKS
+from vmfence.host.check.facts import Facts, Libvirt
+from vmfence.host.check.libvirt_unit import LibvirtUnit
 from vmfence.host.ground import KeyFacts
 from vmfence.host.kernel import Holder
-from vmfence.host.libvirt_unit import LibvirtUnit
 from vmfence.host.pool.corosync import Corosync
 from vmfence.host.unit import UnitFacts
 

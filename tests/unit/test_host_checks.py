@@ -24,18 +24,19 @@ from vmfence.errors import (
 )
 from vmfence.findings import ERROR, NOTE, WARNING, Finding, NotAsked, Severity
 from vmfence.guest.answers import HostAnswer
-from vmfence.host import facts as gathering
-from vmfence.host import hidden, probe, selinux
+from vmfence.host import probe
 from vmfence.host.backends.inventory import GuestFacts, Inventory
-from vmfence.host.checks import CHECKS
-from vmfence.host.facts import Clock, Facts, Libvirt
+from vmfence.host.check import facts as gathering
+from vmfence.host.check import hidden, selinux
+from vmfence.host.check.checks import CHECKS
+from vmfence.host.check.facts import Clock, Facts, Libvirt
+from vmfence.host.check.hidden import Process
+from vmfence.host.check.libvirt_unit import LibvirtUnit
+from vmfence.host.check.selinux import SELinux
 from vmfence.host.ground import KeyFacts
-from vmfence.host.hidden import Process
 from vmfence.host.kernel import Holder, Link, Network, Route
-from vmfence.host.libvirt_unit import LibvirtUnit
 from vmfence.host.network import Interface
 from vmfence.host.probe import Probe
-from vmfence.host.selinux import SELinux
 from vmfence.host.unit import UnitFacts
 from vmfence.packetfilter.firewall import Firewall
 from vmfence.packetfilter.kept import Later

@@ -16,10 +16,10 @@ from vmfence import diagnose
 from vmfence.errors import Unreachable
 from vmfence.findings import NOTE, WARNING, Severity
 from vmfence.host.backends.inventory import Hung, Inventory
-from vmfence.host.facts import Facts, Libvirt
-from vmfence.host.hidden import Process
+from vmfence.host.check.facts import Facts, Libvirt
+from vmfence.host.check.hidden import Process
+from vmfence.host.check.libvirt_unit import LibvirtUnit, choose
 from vmfence.host.kernel import Link
-from vmfence.host.libvirt_unit import LibvirtUnit, choose
 from vmfence.packetfilter import firewall
 from vmfence.packetfilter.firewalld import opened
 from vmfence.packetfilter.rules import Opening

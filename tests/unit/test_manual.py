@@ -21,8 +21,9 @@ from vmfence.agent.differences import DIFFERENCES
 from vmfence.agent.options import COMMAND_LINE_ONLY, OPTIONS, Option
 from vmfence.cli import checking, configure, listing
 from vmfence.cli.main import vmfence as root
-from vmfence.cluster import corosync, facts
-from vmfence.cluster.checks import CHECKS
+from vmfence.cluster import corosync
+from vmfence.cluster.check import facts
+from vmfence.cluster.check.checks import CHECKS
 from vmfence.cluster.fencer import FencingEvent
 from vmfence.cluster.nodemap import Row
 from vmfence.cluster.proofs import RECORD_FILE, Proof
@@ -49,7 +50,7 @@ from vmfence.guest.checks import CHECKS as GUEST_CHECKS
 from vmfence.host import pool_list, unit
 from vmfence.host.assemble import NetworkSettings
 from vmfence.host.backends.inventory import DEFAULT_URI, GuestFacts
-from vmfence.host.checks import CHECKS as HOST_CHECKS
+from vmfence.host.check.checks import CHECKS as HOST_CHECKS
 from vmfence.host.steps import State, Step
 from vmfence.protocol import reply
 

@@ -15,8 +15,8 @@ from vmfence.errors import DeadlineExceeded, NotPermitted, ToolMissing, Unreacha
 from vmfence.findings import ERROR, NOTE, WARNING, Finding, Severity
 from vmfence.guest.answers import HostAnswer
 from vmfence.host import pool_facts
-from vmfence.host.checks import CHECKS
-from vmfence.host.facts import Facts
+from vmfence.host.check.checks import CHECKS
+from vmfence.host.check.facts import Facts
 from vmfence.host.pool.corosync import Sight
 from vmfence.host.pool.messages import Entry
 from vmfence.host.pool_facts import Fencing, Program

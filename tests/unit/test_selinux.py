@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vmfence import proc
-from vmfence.host import selinux
-from vmfence.host.selinux import SELinux
+from vmfence.host.check import selinux
+from vmfence.host.check.selinux import SELinux
 
 KEY, CONFIG = "fence_xvm.key", "fence virt.conf"
 DENIED = """\

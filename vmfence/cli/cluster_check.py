@@ -11,9 +11,10 @@ import click
 from vmfence import diagnose
 from vmfence.cli import checking
 from vmfence.cli.output import Progress
-from vmfence.cluster import facts, proofs
-from vmfence.cluster.checks import CHECKS
-from vmfence.cluster.facts import Facts
+from vmfence.cluster import proofs
+from vmfence.cluster.check import facts
+from vmfence.cluster.check.checks import CHECKS
+from vmfence.cluster.check.facts import Facts
 from vmfence.cluster.pacemaker import Pacemaker
 from vmfence.diagnose import Report
 from vmfence.errors import DeadlineExceeded, UsageError, VmfenceError

@@ -12,9 +12,9 @@ from vmfence.cli import checking, config_choice
 from vmfence.cli.output import Progress
 from vmfence.diagnose import Report
 from vmfence.errors import VmfenceError
-from vmfence.host import facts
-from vmfence.host.checks import CHECKS
-from vmfence.host.facts import Facts
+from vmfence.host.check import facts
+from vmfence.host.check.checks import CHECKS
+from vmfence.host.check.facts import Facts
 
 ALL_S, FIRST_S, PROGRAM_S = 9.0, 3.5, 3.0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from vmfence.cluster.check.facts import Facts
 from vmfence.cluster.cib import Device
-from vmfence.cluster.facts import Facts
 from vmfence.cluster.hostmap import format_host_map, parse_host_map
 from vmfence.errors import VmfenceError
 from vmfence.findings import command_line

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from vmfence.errors import DeadlineExceeded, ToolMissing, Unreachable, VmfenceError
 from vmfence.findings import ERROR, Check, Fault, NotReached
-from vmfence.host import checks_setup, unit
-from vmfence.host.facts import Facts
+from vmfence.host import unit
+from vmfence.host.check import checks_setup
+from vmfence.host.check.facts import Facts
 
 CONFIG_FILE = "/etc/corosync/corosync.conf"
 RESTART = f"systemctl restart {unit.NAME}"

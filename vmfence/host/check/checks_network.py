@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from vmfence.config.settings import MulticastSettings, TcpSettings
 from vmfence.errors import ListenError, VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, command_line
-from vmfence.host import network, scope
-from vmfence.host.facts import Facts
+from vmfence.host import network
+from vmfence.host.check import scope
+from vmfence.host.check.facts import Facts
 from vmfence.host.network import Bridge
 from vmfence.packetfilter import lasting
 

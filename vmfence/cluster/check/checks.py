@@ -6,7 +6,7 @@ cluster has made of it.  So the first error is the one to mend first.
 
 from __future__ import annotations
 
-from vmfence.cluster import (
+from vmfence.cluster.check import (
     checks_devices,
     checks_guests,
     checks_hosts,

@@ -14,33 +14,20 @@ from vmfence.config import settings as configuration
 from vmfence.config.settings import SEARCH_PATHS, MulticastSettings, Settings, TcpSettings
 from vmfence.errors import NotPermitted, Unreachable, VmfenceError
 from vmfence.findings import NotAsked, NotReached, is_forbidden
-from vmfence.host import (
-    assemble,
-    config_search,
-    control,
-    ground,
-    hidden,
-    kernel,
-    libvirt_unit,
-    network,
-    openings,
-    pool_facts,
-    probe,
-    selinux,
-    unit,
-)
+from vmfence.host import assemble, config_search, control, ground, kernel, network, openings, pool_facts, probe, unit
 from vmfence.host.backends import inventory
 from vmfence.host.backends.inventory import GuestFacts, Inventory
+from vmfence.host.check import hidden, libvirt_unit, selinux
+from vmfence.host.check.hidden import Process
+from vmfence.host.check.libvirt_unit import LibvirtUnit
+from vmfence.host.check.selinux import SELinux
 from vmfence.host.ground import KeyFacts
-from vmfence.host.hidden import Process
 from vmfence.host.kernel import Holder, Network
-from vmfence.host.libvirt_unit import LibvirtUnit
 from vmfence.host.network import Interface
 from vmfence.host.pool.corosync import Sight
 from vmfence.host.pool_facts import NO_POOL, Fencing
 from vmfence.host.pool_report import PoolReport
 from vmfence.host.probe import Probe
-from vmfence.host.selinux import SELinux
 from vmfence.host.unit import UnitFacts
 from vmfence.packetfilter import firewall
 from vmfence.packetfilter.firewall import Firewall

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmfence.cluster import machine
-from vmfence.cluster.checks_options import STATIC_NAMES
+from vmfence.cluster.check.checks_options import STATIC_NAMES
+from vmfence.cluster.check.facts import Facts
 from vmfence.cluster.cib import Device
 from vmfence.cluster.coverage import Claim
-from vmfence.cluster.facts import Facts
 from vmfence.cluster.hostmap import parse_host_map
 from vmfence.cluster.matching import NOT_RUNNING, is_same
 from vmfence.cluster.remedies import GUEST, remap

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vmfence.cluster import properties
+from vmfence.cluster.check.facts import Facts
 from vmfence.cluster.durations import parse_duration
-from vmfence.cluster.facts import Facts
 from vmfence.cluster.hostmap import parse_delay_map
 from vmfence.cluster.properties import Property
 from vmfence.errors import VmfenceError

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Callable
 
 from vmfence.cluster import properties
-from vmfence.cluster.checks_properties import CLUSTER, in_force, set_property
-from vmfence.cluster.facts import Facts
+from vmfence.cluster.check.checks_properties import CLUSTER, in_force, set_property
+from vmfence.cluster.check.facts import Facts
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, Severity
 
 

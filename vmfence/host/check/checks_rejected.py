@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from vmfence.errors import VmfenceError
 from vmfence.findings import NOTE, WARNING, Check, Fault
-from vmfence.host import scope
-from vmfence.host.facts import Facts
+from vmfence.host.check import scope
+from vmfence.host.check.facts import Facts
 
 _RECENT_S = 600.0
 _SHOWN_MAX = 5

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from vmfence.cluster import coverage
-from vmfence.cluster.facts import VIRT_AGENTS, Facts
+from vmfence.cluster.check.facts import VIRT_AGENTS, Facts
 from vmfence.cluster.hostmap import parse_host_list, parse_host_map
 from vmfence.cluster.remedies import map_to_fill_in, remap, update
 from vmfence.errors import VmfenceError

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from vmfence.config.settings import MulticastSettings, TcpSettings
 from vmfence.errors import NotPermitted, Unreachable, VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, Severity
-from vmfence.host import checks_rejected, checks_setup, control, ground, network, scope, unit
-from vmfence.host.facts import Facts
+from vmfence.host import control, ground, network, unit
+from vmfence.host.check import checks_rejected, checks_setup, scope
+from vmfence.host.check.facts import Facts
 from vmfence.host.kernel import Holder
 
 _START = ("systemctl", "start", unit.NAME)

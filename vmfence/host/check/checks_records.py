@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 
 from vmfence.findings import NOTE, WARNING, Check, Fault, counted
-from vmfence.host.facts import Facts
+from vmfence.host.check.facts import Facts
 
 
 def _unkept(facts: Facts) -> Iterator[Fault]:

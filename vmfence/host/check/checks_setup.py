@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from vmfence.config.settings import SerialSettings
 from vmfence.errors import ConfigErrors, ConfigNotPermitted, VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
-from vmfence.host import scope, unit
-from vmfence.host.facts import Facts
+from vmfence.host import unit
+from vmfence.host.check import scope
+from vmfence.host.check.facts import Facts
 from vmfence.protocol.auth import Hash
 
 KEYGEN = "vmfence host keygen --force"

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from vmfence.config.settings import TcpSettings
 from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotReached, Severity, command_line, counted
-from vmfence.host import checks_rejected, kernel, network, scope
-from vmfence.host.facts import Facts
+from vmfence.host import kernel, network
+from vmfence.host.check import checks_rejected, scope
+from vmfence.host.check.facts import Facts
 from vmfence.packetfilter import lasting
 from vmfence.packetfilter.firewalld import opened
 from vmfence.packetfilter.rules import Opening

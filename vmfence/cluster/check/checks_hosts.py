@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmfence.cluster.facts import Facts, HostFacts
+from vmfence.cluster.check.facts import Facts, HostFacts
 from vmfence.errors import AuthenticationError, KeyExposed, KeyFileError, UsageError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, command_line
 from vmfence.guest.agreement import APART, Agreement, agreement, empty, shown

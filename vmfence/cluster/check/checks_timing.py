@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator, Mapping
 
 from vmfence.cluster import properties, timeouts
-from vmfence.cluster.checks_properties import CLUSTER, set_property
+from vmfence.cluster.check.checks_properties import CLUSTER, set_property
+from vmfence.cluster.check.facts import VIRT_AGENTS, Facts
 from vmfence.cluster.cib import Device
 from vmfence.cluster.durations import parse_duration
-from vmfence.cluster.facts import VIRT_AGENTS, Facts
 from vmfence.cluster.hostmap import parse_delay_map
 from vmfence.cluster.remedies import update
 from vmfence.errors import VmfenceError

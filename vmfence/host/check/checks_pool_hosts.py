@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked, NotReached
 from vmfence.host import network, unit
-from vmfence.host.checks_pool import CONFIG_FILE, RESTART, numbers
-from vmfence.host.facts import Facts
+from vmfence.host.check.checks_pool import CONFIG_FILE, RESTART, numbers
+from vmfence.host.check.facts import Facts
 from vmfence.host.pool_report import PoolHost, PoolReport
 
 

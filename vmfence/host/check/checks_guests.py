@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from vmfence.config.settings import MulticastSettings, TcpSettings
 from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked, NotReached, Severity, command_line, counted
-from vmfence.host import choice, hidden, network, scope
+from vmfence.host import choice, network
 from vmfence.host.backends.inventory import GuestFacts, Hung, Inventory
-from vmfence.host.facts import LIBVIRT_S, Facts, Libvirt
-from vmfence.host.hidden import Process
+from vmfence.host.check import hidden, scope
+from vmfence.host.check.facts import LIBVIRT_S, Facts, Libvirt
+from vmfence.host.check.hidden import Process
 from vmfence.host.pool_report import PoolReport
 from vmfence.packetfilter import lasting
 from vmfence.policy import Group

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, counted
-from vmfence.host import checks_setup, scope
-from vmfence.host.checks_firewall import ipv4_interfaces
-from vmfence.host.facts import Facts
+from vmfence.host.check import checks_setup, scope
+from vmfence.host.check.checks_firewall import ipv4_interfaces
+from vmfence.host.check.facts import Facts
 from vmfence.host.pool_report import PoolReport
 from vmfence.host.probe import Probe
 

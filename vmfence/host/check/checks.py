@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmfence.findings import NOTE, WARNING, Check, unread
-from vmfence.host import (
+from vmfence.host.check import (
     checks_daemon,
     checks_exchange,
     checks_firewall,

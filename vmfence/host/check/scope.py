@@ -8,7 +8,7 @@ from __future__ import annotations
 from vmfence.config.settings import MulticastSettings, SerialSettings, TcpSettings
 from vmfence.errors import NotPermitted, VmfenceError
 from vmfence.findings import NotAsked, NotReached
-from vmfence.host.facts import Facts
+from vmfence.host.check.facts import Facts
 
 LOOPBACK = ("127.0.0.1", "::1")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vmfence.cluster import properties
-from vmfence.cluster.checks_properties import CLUSTER
-from vmfence.cluster.facts import AGENT_FOLDER, Facts
+from vmfence.cluster.check.checks_properties import CLUSTER
+from vmfence.cluster.check.facts import AGENT_FOLDER, Facts
 from vmfence.cluster.rivals import WATCHDOG
 from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, WARNING, Check, Fault, command_line

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 
 from vmfence.cluster import properties
-from vmfence.cluster.checks_guests import guest_state, listed
-from vmfence.cluster.checks_properties import CLUSTER
-from vmfence.cluster.facts import Facts
+from vmfence.cluster.check.checks_guests import guest_state, listed
+from vmfence.cluster.check.checks_properties import CLUSTER
+from vmfence.cluster.check.facts import Facts
 from vmfence.cluster.fencer import FAILED, PENDING, SUCCESS, FencingEvent
 from vmfence.cluster.remedies import map_to_fill_in
 from vmfence.errors import VmfenceError
