@@ -59,12 +59,14 @@ class _Limit:
     is_over: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, process: subprocess.Popen[str]) -> None:
+    def start(self, argv: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+        """Start a program, unless the block is left: under the lock, for then nobody would be there to end it."""
         with self.lock:
+            if self.is_over:
+                raise DeadlineExceeded(f"{argv[0]} was not run", "the time was over")
+            process = _popen(argv, environment, True)
             self.running[process.pid] = process
-            is_late = self.is_over
-        if is_late:
-            _kill(process)
+            return process
 
     def remove(self, process: subprocess.Popen[str]) -> None:
         with self.lock:
@@ -106,24 +108,14 @@ def run(argv: list[str], timeout_s: float, environment: Mapping[str, str] | None
     if limit is not None:
         timeout_s = max(0.0, min(timeout_s, limit.each_s, limit.end - time.monotonic()))
     try:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**_environment(), **(environment or {})},
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=limit is not None,  # so that its children are ended with it
-        )
+        whole = {**_environment(), **(environment or {})}
+        process = _popen(argv, whole, False) if limit is None else limit.start(argv, whole)
     except FileNotFoundError as error:
         raise ToolMissing(f"cannot run {argv[0]}", "it is not installed") from error
     except PermissionError as error:
         raise NotPermitted(f"cannot run {argv[0]}", error.strerror or str(error)) from error
     except OSError as error:
         raise VmfenceError(f"cannot run {argv[0]}", error.strerror or str(error)) from error
-    if limit is not None:
-        limit.add(process)
     with process:
         try:
             stdout, stderr = process.communicate(timeout=timeout_s)
@@ -136,6 +128,20 @@ def run(argv: list[str], timeout_s: float, environment: Mapping[str, str] | None
             if limit is not None:
                 limit.remove(process)
     return Result(tuple(argv), process.returncode, stdout, stderr)
+
+
+def _popen(argv: list[str], environment: dict[str, str], has_session: bool) -> subprocess.Popen[str]:
+    """Start *argv*; *has_session*: in a session of its own, so that its children can be ended with it."""
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=has_session,
+    )
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

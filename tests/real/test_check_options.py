@@ -141,6 +141,13 @@ def test_a_watch_ends_when_nobody_reads_it() -> None:
     assert watch.wait(60) in (1, 4)
 
 
+def _command_line(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return ""  # ended meanwhile
+
+
 def test_ctrl_c_has_its_own_exit_code(hanging: tuple[Path, Path]) -> None:
     config, tools = hanging
     words = [PROGRAM, "host", "check", "-f", str(config)]
@@ -150,3 +157,4 @@ def test_ctrl_c_has_its_own_exit_code(hanging: tuple[Path, Path]) -> None:
     check.send_signal(signal.SIGINT)
     shown, said = check.communicate(timeout=30)
     assert (check.returncode, shown, said) == (130, "", "error: interrupted.\n")
+    assert not [pid for pid in Path("/proc").glob("[0-9]*") if str(tools) in _command_line(pid)]

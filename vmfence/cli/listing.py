@@ -60,7 +60,7 @@ def list_guests(config: str | None, uris: tuple[str, ...], as_json: bool) -> Non
         elsewhere = pool.facts() if pool else ()
         for doubt in (*(pool_list.doubts(pool) if pool else ()), *choice.unknown_targets(configured, found, elsewhere)):
             click.echo(printable(f"warning: {doubt}"), err=True)
-    _tell_silent(silent, bool(named or not found), fault or trouble)
+    _tell_silent(silent, bool(named or not (found or fault)), fault or trouble)
 
 
 def _tell_silent(silent: Sequence[Unreachable], is_wanted: bool, trouble: VmfenceError | None) -> None:
