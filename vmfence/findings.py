@@ -115,16 +115,18 @@ def unread(
     story: str,
     severity: Severity = ERROR,
     doubt: Callable[[Any], VmfenceError | None] | None = None,
+    subject: str = "",
 ) -> Check:
     """Return the check that *fact* could be gathered: a failed gathering is a finding, never silence.
 
+    *subject*: what users call the fact, if not by its name.
     For lack of rights it is not judged.  A fact whose absence is a NOTE is of little weight.
     """
 
     def rule(facts: Any) -> Iterator[Fault]:
         error = getattr(facts, fact)
         if isinstance(error, VmfenceError):
-            yield Fault(severity, fact, error.what, error.why, error.remedy)
+            yield Fault(severity, subject or fact, error.what, error.why, error.remedy)
 
     return Check(code, title, story, rule, reads=fact, doubt=doubt, is_reading=True, is_minor=severity is NOTE)
 
@@ -132,6 +134,11 @@ def unread(
 def command_line(argv: Sequence[str]) -> str:
     """Return *argv* as a line to paste into a shell, whatever names are in it."""
     return shlex.join(argv)
+
+
+def explained(command: str, words: str) -> str:
+    """Return *command* as a line to paste, with *words* about it that the shell passes over."""
+    return f"{command}   # {' '.join(words.split())}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -96,6 +96,8 @@ FAULTS = (
             _case("guest", "guest-firewall", "test_the_guests_firewall_stops_the_call_back"),
             _case("host", "host-callback", "callback_refused"),
             _case("host", "host-firewall-back", "way_back_closed"),
+            _case("host", "host-firewall-back", "guests_answers_dropped"),
+            _case("host", "host-firewall-back", "nothing_established_comes_in"),
         ),
     ),
     Fault(

@@ -197,6 +197,26 @@ def way_back_closed_by_nft(host: Host, undo: Undo, folder: Path) -> None:
     host.machine.ok("nft", 'add rule inet mine out oifname "br0" tcp dport 1000-2000 drop')
 
 
+@mistake("host-firewall-back")
+def guests_answers_dropped(host: Host, undo: Undo, folder: Path) -> None:
+    """The request comes in, and nothing that the guest says on the connection back to it."""
+    rule = ["INPUT", "-s", host.bridge.guests[0].ipv4, "-p", "tcp", "-j", "DROP"]
+    assert host.ask(folder, None, "-t", "15") == 0
+    host.machine.ok("iptables", "-A", *rule)
+    undo.callback(host.machine.ok, "iptables", "-D", *rule)
+    assert host.ask(folder) != 0
+
+
+@mistake("host-firewall-back")
+def nothing_established_comes_in(host: Host, undo: Undo, folder: Path) -> None:
+    host.machine.ok("nft", "add table inet mine")
+    undo.callback(host.machine.ok, "nft", "delete table inet mine")
+    host.machine.ok("nft", "add chain inet mine in { type filter hook input priority 0; policy drop; }")
+    for rule in ('iifname "lo" accept', "udp dport 1229 accept", "ip protocol igmp accept"):
+        host.machine.ok("nft", f"add rule inet mine in {rule}")
+    assert host.ask(folder) != 0
+
+
 @mistake("host-interface-missing")
 def interface_misspelt(host: Host, undo: Undo, folder: Path) -> None:
     host.configure('"br0"', '"br9"')
@@ -291,7 +311,7 @@ def rules_leave_nobody(host: Host, undo: Undo, folder: Path) -> None:
 def a_python_has_the_port(host: Host, undo: Undo, folder: Path) -> None:
     host.machine.ok("systemctl", "stop", "vmfence")
     script = "import socket, time; s = socket.socket(2, 2); s.bind(('0.0.0.0', 1229)); time.sleep(600)"
-    host.machine.ok("systemd-run", "--unit=holder", sys.executable, "-c", script)
+    host.machine.ok("systemd-run", "--unit=holder", str(Path(sys.executable).resolve()), "-c", script)
     undo.callback(host.machine.ok, "systemctl", "stop", "holder")
     wait_until(lambda: ":04CD " in host.machine.ok("cat", "/proc/net/udp"), what="the holder of the port")
 

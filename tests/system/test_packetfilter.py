@@ -25,6 +25,7 @@ LACKS = [program for program in PROGRAMS if not shutil.which(program, path=SYSTE
 pytestmark = [pytest.mark.system, pytest.mark.skipif(bool(LACKS), reason=f"missing: {', '.join(LACKS)}")]
 GROUP, PORT = "225.0.0.12", 1229
 ARRIVES_WITHIN = 5.0  # seconds
+CALLED_WITHIN = 3.0  # where it fails it may take that long
 LOOK = """
 import dataclasses, json, sys
 from vmfence.packetfilter import firewall
@@ -37,6 +38,15 @@ print(json.dumps({**dataclasses.asdict(found), "obstacles": [
     {**dataclasses.asdict(one.stoppage), "stops": one.stops, "guests": [str(guest) for guest in one.stoppage.guests]}
     for one in found.obstacles
 ]}))
+"""
+
+LOOK_BACK = """
+import dataclasses, json, sys
+from vmfence.host import kernel
+from vmfence.packetfilter import firewall
+from vmfence.packetfilter.rules import Opening
+found = firewall.look_out([Opening("tcp", 1229, "br0")], None, kernel.read_local_ports())
+print(json.dumps([found.rules, found.doubts, [one.stops for one in found.obstacles]]))
 """
 
 
@@ -328,3 +338,137 @@ def test_nobody_is_led_round_a_filter_of_addresses(bridge: Bridge) -> None:
     type_in(bridge, rule)
     [found] = findings(bridge)["obstacles"]
     assert found["stops"] and any("udp dport 1229 drop (handle " in by for by in found["by"])
+
+
+def look_back(bridge: Bridge) -> tuple[list[str], list[str], list[bool]]:
+    """Return the rules that are missing for connections to guests, the doubts, and whether guests certainly lose."""
+    done = bridge.host.run([sys.executable, "-c", LOOK_BACK], cwd=Path(__file__).parents[2])
+    rules, doubts, stops = json.loads(done.stdout)
+    return rules, doubts, stops
+
+
+def is_called_back(bridge: Bridge, address: str = GUEST) -> bool:
+    """Whether the host gets a connection to port 1229 of the guest, or of its own."""
+
+    def listen() -> socket.socket:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, PORT))
+        listener.listen()
+        return listener
+
+    def connect() -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as caller:
+            caller.settimeout(CALLED_WITHIN)
+            try:
+                caller.connect((address, PORT))
+            except OSError:
+                return False
+            return True
+
+    place = bridge.guests[0] if address == GUEST else bridge.host
+    with place.call(listen):
+        return bridge.host.call(connect)
+
+
+POLICY_DROP = "type filter hook input priority 0; policy drop;"
+NFT_NEEDED = 'iifname "lo" accept; udp dport 1229 accept; ip protocol igmp accept;'
+# The request comes in, and what the guest answers to the call-back does not.
+ANSWERS_STOPPED = {
+    "TCP of the guest": ("sh", f"iptables -A INPUT -s {GUEST} -p tcp -j DROP"),
+    "all of the guest but requests": (
+        "sh",
+        f"iptables -A INPUT -s {GUEST} -j DROP; iptables -I INPUT -i br0 -p udp --dport 1229 -j ACCEPT",
+    ),
+    "TCP of that port": ("sh", "iptables -A INPUT -p tcp -m tcp --sport 1229 -j REJECT"),
+    "by legacy": ("sh", f"iptables-legacy -A INPUT -s {GUEST} -p tcp -j DROP"),
+    "before connections are known": ("sh", f"iptables -t raw -A PREROUTING -s {GUEST} -p tcp -j DROP"),
+    "nothing established": ("nft", f"table inet n {{ chain in {{ {POLICY_DROP} {NFT_NEEDED} }}; }}"),
+    "only what is related": (
+        "nft",
+        f"table inet n {{ chain in {{ {POLICY_DROP} {NFT_NEEDED} ct state related,new accept; }}; }}",
+    ),
+    "at the hook of the bridge": ("nft", f"table bridge n {{ chain in {{ {BRIDGE_IN} tcp sport 1229 drop; }}; }}"),
+    "all TCP at that hook": ("nft", f"table bridge n {{ chain in {{ {BRIDGE_IN} ip protocol tcp drop; }}; }}"),
+    "at the port of the guest": ("nft", f"table netdev n {{ chain in {{ {IN_PORT} tcp sport 1229 drop; }}; }}"),
+    "a connection that is not known": (
+        "nft",
+        "table ip n { chain p { type filter hook prerouting priority -300; tcp sport 1229 notrack; };"
+        f" chain in {{ {POLICY_DROP} {NFT_NEEDED} ct state established accept; }}; }}",
+    ),
+}
+
+
+def write(bridge: Bridge, how: str, rules: str) -> None:
+    if how == "nft":
+        load(bridge, rules)
+    else:
+        type_in(bridge, rules)
+
+
+@pytest.mark.parametrize("name", ANSWERS_STOPPED)
+def test_what_stops_the_answers_to_a_call_back_is_told_and_the_advice_mends_it(bridge: Bridge, name: str) -> None:
+    write(bridge, *ANSWERS_STOPPED[name])
+    rules, doubts, stops = look_back(bridge)
+    assert rules and not doubts
+    assert not is_called_back(bridge)
+    if name == "a connection that is not known":  # one rule does not mend that
+        return
+    assert any(stops) or "-s" in ANSWERS_STOPPED[name][1]
+    type_in(bridge, *rules)
+    assert look_back(bridge)[0] == []
+    assert is_called_back(bridge)
+
+
+ESTABLISHED = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+ANSWERS_ADMITTED = {
+    "established": ("sh", f"iptables -P INPUT DROP; iptables -A INPUT {ESTABLISHED}"),
+    "by -m state": ("sh", "iptables -P INPUT DROP; iptables -A INPUT -m state --state ESTABLISHED -j ACCEPT"),
+    "as ufw": (
+        "sh",
+        "iptables -P INPUT DROP; iptables -N before; iptables -A INPUT -j before; iptables -A before -i lo -j ACCEPT;"
+        f" iptables -A before {ESTABLISHED}; iptables -A before -m conntrack --ctstate INVALID -j DROP",
+    ),
+    "flags of scans": (
+        "sh",
+        "iptables -A INPUT -p tcp --tcp-flags ALL NONE -j DROP; iptables -A INPUT -p tcp --syn -j DROP;"
+        " iptables -A INPUT -p tcp --tcp-flags SYN,FIN SYN,FIN -j DROP;"
+        " iptables -A INPUT -p tcp ! --syn -m conntrack --ctstate NEW -j DROP",
+    ),
+    "flags of scans, by nft": (
+        "nft",
+        f"table inet n {{ chain in {{ {INPUT} tcp flags & (fin|syn) == (fin|syn) drop;"
+        " tcp flags & (fin|syn|rst|psh|ack|urg) == 0x0 drop; tcp flags & (fin|syn|rst|ack) == syn drop; }; }",
+    ),
+    "by nft": ("nft", f"table inet n {{ chain in {{ {POLICY_DROP} {NFT_NEEDED} ct state established accept; }}; }}"),
+    "by a map": (
+        "nft",
+        f"table inet n {{ chain in {{ {POLICY_DROP} ct state vmap {{ established : accept, invalid : drop }}; }}; }}",
+    ),
+    "services of this host": (
+        "sh",
+        "iptables -A INPUT -p tcp --dport 22 -j DROP; iptables -A INPUT -p tcp -m multiport --dports 80,1229 -j DROP",
+    ),
+    "ports of udp": ("sh", "iptables -A INPUT -p udp --sport 1229 -j DROP"),
+    "changed addresses": (
+        "nft",
+        "table ip n { chain p { type nat hook prerouting priority -100; tcp sport 1229 redirect to :9; }; }",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS_ADMITTED)
+def test_what_lets_the_answers_in_needs_nothing(bridge: Bridge, name: str) -> None:
+    write(bridge, *ANSWERS_ADMITTED[name])
+    assert look_back(bridge) == ([], [], [])
+    assert is_called_back(bridge)
+
+
+@pytest.mark.parametrize("rules", ["--dport 1229 -j DROP", "-j REJECT"])
+def test_the_advice_lets_this_host_call_itself_too(bridge: Bridge, rules: str) -> None:
+    """As it must when it tries its own daemon."""
+    type_in(bridge, f"iptables -A OUTPUT -p tcp {rules}")
+    advice = look_back(bridge)[0]
+    type_in(bridge, *advice)
+    assert is_called_back(bridge)
+    assert "--dport" not in rules or is_called_back(bridge, HOST_IPV4)

@@ -110,7 +110,7 @@ def test_a_new_host_serves_its_guests(host: Host) -> None:
     done = host.setup()
     assert done.exit == 0, done
     assert "on br0" in done.stdout and "vm-01, vm-02" in done.stdout
-    assert done.stdout.splitlines()[-1].strip() == "fence_xvm -o list"
+    assert done.stdout.splitlines()[-1].strip() == "vmfence guest check"
     assert host.seen() == GUESTS and host.seen(guest=1) == GUESTS
     assert machine.property("ActiveState") == "active" and machine.property("UnitFileState") == "enabled"
     assert machine.path(KEY).stat().st_mode & 0o777 == 0o600 and machine.path(KEY).stat().st_size == 4096

@@ -56,6 +56,7 @@ class SimHost:
         self.member: Member | None = None
         self.memory: dict[str, Any] | None = None
         self.is_up = True  # the machine, with its Corosync
+        self.has_booted = False  # since its daemon ran
         self.part = 0
         self.ring = Ring(frozenset())
         self.heard = 0
@@ -104,6 +105,7 @@ class World:
     def start_daemon(self, host: SimHost) -> None:
         """Start a host's daemon with what it remembers."""
         directory = record.restore(host.memory, self.wall(host)) if host.memory else Directory(wall=self.wall(host))
+        directory.is_of_this_boot, host.has_booted = not host.has_booted, False
         directory.new_stay = lambda: self.rng.randrange(1, 1 << 62)
         host.member = Member(directory, self.rng.randrange(1 << 31))
         host.is_up = True
@@ -339,7 +341,7 @@ class World:
         for uuid, entry in list(host.guests.items()):
             if entry.is_active:
                 self.end_guest(host, uuid)
-        host.is_up = False
+        host.is_up, host.has_booted = False, True
         if host.member is not None:
             self.stop_daemon(host)
         else:
@@ -454,6 +456,10 @@ class RoughWorld(World):
     def step_on(self, most: int = 8) -> None:
         if self.rng.random() < 0.01:
             self.hung = frozenset(number for number in self.hosts if self.rng.random() < 0.05)
+            for number, host in self.hosts.items():
+                if host.member is not None:
+                    host.member.sight_changed(number in self.hung)
+                    self.carry_out(host)
         for uuid in list(self.half):
             if self.rng.random() < 0.1:
                 self.confirm_move(uuid)

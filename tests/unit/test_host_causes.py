@@ -274,7 +274,7 @@ def test_a_faulty_configuration_leaves_the_rest_to_be_judged() -> None:
     assert judged >= wanted | {"host-clock", "host-network-unread", "host-records-unkept"}
     assert codes(facts) == ["host-configuration"]
     stale = replace(facts, stale=(CONFIG,))
-    assert "mend it, then" in fault(stale, "host-daemon-stale").remedy and fixes(stale) == []
+    assert "# once it is mended" in fault(stale, "host-daemon-stale").remedy and fixes(stale) == []
 
 
 def test_what_is_gathered_without_a_configuration(tmp_path: Path) -> None:

@@ -166,3 +166,14 @@ def test_the_owner_of_a_socket_is_named() -> None:
 def test_a_holder_is_told_in_words() -> None:
     assert str(Holder("udp", "225.0.0.12", 1229, 7, "fence_virtd")) == "fence_virtd (7) has UDP 225.0.0.12 port 1229"
     assert str(Holder("tcp", "::", 1229)) == "a process of another user has TCP :: port 1229"
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [("32768\t60999\n", (32768, 60999)), ("", (1024, 65535)), ("nonsense\n", (1024, 65535)), (None, (1024, 65535))],
+)
+def test_ports_that_this_host_connects_from(tmp_path: Path, text: str | None, ports: tuple[int, int]) -> None:
+    if text is not None:
+        (tmp_path / "sys/net/ipv4").mkdir(parents=True)
+        (tmp_path / "sys/net/ipv4/ip_local_port_range").write_text(text)
+    assert kernel.read_local_ports(str(tmp_path)) == ports

@@ -14,6 +14,7 @@ from vmfence.packetfilter.outgoing import mirrored, turned
 from vmfence.packetfilter.rules import Opening
 from vmfence.packetfilter.rulesets import Rulesets
 
+ANSWERS = Opening("tcp", 1229, "br0", answered=(32768, 60999))
 RECORDED = Path(__file__).parent.parent / "vectors" / "firewall"
 BACK = Opening("tcp", 1229, "br0")
 Json = dict[str, Any]
@@ -109,3 +110,81 @@ def test_recorded_rules_can_be_read_in_the_other_direction(name: str) -> None:
 def test_a_command_is_turned_round_and_back() -> None:
     for command in (LINE, NFT_LINE, "ufw allow out on br0 to any port 1229 proto tcp"):
         assert turned(turned(command)) == command != turned(command)
+
+
+def lacks(rules: str, policy: str = "ACCEPT") -> list[str]:
+    """Return what has to be typed for the answers of guests to come in, with these *rules* of iptables."""
+    saved = SAVED.format(policy, "ACCEPT", "".join(f"-A INPUT {rule}\n" for rule in rules.splitlines()))
+    return [each.command for each in Rulesets("ipv4", saved=saved).obstacles(ANSWERS)]
+
+
+BACK_IN = "iptables -I INPUT -i br0 -p tcp --sport 1229 -m conntrack --ctstate ESTABLISHED -j ACCEPT"
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_stopped"),
+    [
+        ("-p tcp -j DROP", True),
+        ("-p udp -j DROP", False),
+        ("-p tcp -m tcp --sport 1229 -j DROP", True),
+        ("-p tcp -m tcp --sport 22 -j DROP", False),
+        ("-p tcp -m multiport --sports 22,1000:2000 -j DROP", True),
+        ("-p tcp -m tcp --dport 22 -j DROP", False),
+        ("-p tcp -m tcp --dport 1229 -j DROP", False),  # our end of the connection is one that the kernel chose
+        ("-p tcp -m tcp --dport 40000 -j DROP", True),
+        ("-p tcp -m tcp --dport 1024:65535 -j DROP", True),
+        ("-m conntrack --ctstate INVALID,NEW -j DROP", False),
+        ("-m conntrack --ctstate ESTABLISHED -j DROP", True),
+        ("-m conntrack --ctdir ORIGINAL -j DROP", False),
+        ("-m conntrack --ctstatus ASSURED -j DROP", True),
+        ("-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j DROP", False),
+        ("-p tcp -m tcp --tcp-flags SYN,ACK SYN,ACK -j DROP", True),
+        ("-p tcp -m tcp --tcp-flags FIN,SYN,RST,PSH,ACK,URG NONE -j DROP", False),
+        ("-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j DROP", True),
+        ("-i br1 -j DROP", False),
+        ("-d 224.0.0.0/4 -j DROP", False),
+        ("-d 255.255.255.255/32 -j DROP", False),
+        ("-d 10.88.0.1/32 -j DROP", True),
+    ],
+)
+def test_answers_of_guests_come_in_by_iptables(rule: str, is_stopped: bool) -> None:
+    assert lacks(rule) == ([BACK_IN] if is_stopped else [])
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_admitted"),
+    [
+        ("-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", True),
+        ("-m state --state ESTABLISHED -j ACCEPT", True),
+        ("-m conntrack --ctstate RELATED -j ACCEPT", False),
+        ("-p tcp -m tcp --dport 1229 -j ACCEPT", False),
+        ("-p tcp -m tcp --dport 32768:60999 -j ACCEPT", True),
+        ("-p tcp -m tcp --dport 40000:50000 -j ACCEPT", False),
+        ("-p tcp -m tcp --sport 1229 -j ACCEPT", True),
+        ("-i br0 -j ACCEPT", True),
+    ],
+)
+def test_a_policy_that_drops_needs_a_rule_for_answers(rule: str, is_admitted: bool) -> None:
+    assert lacks(rule, "DROP") == ([] if is_admitted else [BACK_IN])
+
+
+def test_before_connections_are_known_none_is_asked_for() -> None:
+    saved = "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n"
+    [found] = Rulesets("ipv4", saved=saved).obstacles(ANSWERS)
+    assert found.command == "iptables -t raw -I PREROUTING -i br0 -p tcp --sport 1229 -j ACCEPT" and not found.stops
+
+
+def test_at_a_bridge_the_advice_names_none() -> None:
+    """Kernels may know no names of bridges there."""
+    text = nft([to(1229), DROP], hook="input").nft.replace('"inet"', '"bridge"')
+    asking = Opening("tcp", 1229, "br0")
+    assert [each.command for each in Rulesets("ipv4", text).obstacles(asking)] == [
+        "nft insert rule bridge f c tcp dport 1229 accept"
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in RECORDED.iterdir() if path.suffix != ".txt"))
+def test_the_recorded_rules_let_answers_in(name: str) -> None:
+    text = (RECORDED / name).read_text()
+    rulesets = Rulesets("ipv4", nft=text) if name.endswith(".json") else Rulesets("ipv4", saved=text)
+    assert list(rulesets.obstacles(ANSWERS)) == []

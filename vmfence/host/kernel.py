@@ -20,6 +20,7 @@ from vmfence.errors import VmfenceError
 PROC, SYS = "/proc", "/sys/class/net"
 _UDP_BOUND, _TCP_LISTENING = "07", "0A"
 _COMPLETE = 0x2  # of a neighbour (ATF_COM)
+_UNPRIVILEGED = (1024, 65535)
 _UP = 0x1  # of a route (RTF_UP)
 
 
@@ -289,6 +290,17 @@ def _number(path: str) -> int:
     with contextlib.suppress(ValueError):
         return int(_text(path, must_exist=False))
     return 0
+
+
+def read_local_ports(root: str = PROC) -> tuple[int, int]:
+    """Return the first and the last port that this host connects from, of both families of addresses (ip-sysctl.rst).
+
+    Where that cannot be read: all that need no rights.
+    """
+    found = _text(f"{root}/sys/net/ipv4/ip_local_port_range", must_exist=False).split()
+    if len(found) != 2 or not all(one.isdigit() for one in found):
+        return _UNPRIVILEGED
+    return int(found[0]), int(found[1])
 
 
 def _text(path: str, must_exist: bool = True) -> str:

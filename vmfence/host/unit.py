@@ -44,6 +44,7 @@ class UnitFacts:
     """What is there.  *path* None: no unit; *is_manager* False: no systemd runs, and the rest means nothing.
 
     *is_masked*: somebody has forbidden systemd to start it; *start*: what it starts; *main_pid*: its process, or 0.
+    *is_starting*: it was started and is not ready yet, or will be started again in a moment.
     """
 
     is_manager: bool = False
@@ -55,6 +56,7 @@ class UnitFacts:
     is_masked: bool = False
     start: Start = field(default_factory=Start)
     main_pid: int = 0
+    is_starting: bool = False
 
     @property
     def is_packaged(self) -> bool:
@@ -151,6 +153,7 @@ def look() -> UnitFacts:
         is_masked,
         execstart.read(),
         int(pid) if pid.isdecimal() else 0,
+        state == "activating",
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Callable
@@ -20,13 +20,15 @@ from vmfence.errors import DeadlineExceeded, VmfenceError
 from vmfence.packetfilter.firewalld import SERVICE, Argv, Needs, firewalld_missing
 from vmfence.packetfilter.kept import Later, stops_later, stops_now
 from vmfence.packetfilter.listing import Answers, Listings, sections
-from vmfence.packetfilter.origins import read_origins
+from vmfence.packetfilter.origins import Origins, read_origins
 from vmfence.packetfilter.outgoing import mirrored, turned
 from vmfence.packetfilter.rules import Opening
 from vmfence.packetfilter.rulesets import Obstacle, Rulesets
 from vmfence.packetfilter.tables import read_tables
 
 _SYS_CLASS_NET = "/sys/class/net"
+_LOOPBACK = "lo"
+_UNPRIVILEGED = (1024, 65535)
 _ASK_S = 20.0  # less in a check, which limits all programs: see proc.limited()
 # How firewall-cmd says no: to a query, to a zone of an interface that has none, to a service that it does not know.
 _NO = (1, 2, 101)
@@ -124,11 +126,13 @@ def look(wanted: Sequence[Opening], service_file: str = "", read: Reader | None 
     )
 
 
-def look_out(wanted: Sequence[Opening], read: Reader | None = None) -> Firewall:
-    """Return what lets out what *wanted* says: connections to that port, by that interface.
+def look_out(
+    wanted: Sequence[Opening], read: Reader | None = None, local_ports: tuple[int, int] = _UNPRIVILEGED
+) -> Firewall:
+    """Return what lets out what *wanted* says, connections to that port by that interface, and lets in their answers.
 
-    *read*: see read_rules().  Raises VmfenceError when the rules cannot be read; those of a program that is not
-    installed are a doubt.
+    *read*: see read_rules(); *local_ports*: those that this host connects from.  Raises VmfenceError when the rules
+    cannot be read; those of a program that is not installed are a doubt.
     """
     found: list[Obstacle] = []
     doubts: list[str] = []
@@ -139,11 +143,30 @@ def look_out(wanted: Sequence[Opening], read: Reader | None = None) -> Firewall:
             for opening in wanted:
                 if opening.family == family:
                     one = replace(opening, origins=read_origins(opening.interface, family))
-                    found += map(_turned, mirrored(rulesets).obstacles(one))
+                    found += _outgoing(rulesets, one)
+                    answers = replace(one, answered=local_ports)
+                    for each in rulesets.obstacles(answers, _ports(one.interface)):
+                        if rulesets.is_firewalld(each):
+                            doubts.append(f"firewalld may stop {answers}: {'; '.join(each.stoppage.by)}")
+                        else:
+                            found.append(each)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise VmfenceError("cannot understand the rules for what leaves this machine", repr(error)) from error
     commands = dict.fromkeys(each.command for each in found)
     return Firewall(rules=tuple(commands), doubts=tuple(dict.fromkeys(doubts)), obstacles=tuple(dict.fromkeys(found)))
+
+
+def _outgoing(rulesets: Rulesets, opening: Opening) -> Iterator[Obstacle]:
+    """Yield what stops *opening* on its way out; where anything does, also what stops this host's calls to itself.
+
+    Those are of its own requests, as checks make them: they leave by lo, where the same rules often stop them.
+    """
+    outward = mirrored(rulesets)
+    found = list(map(_turned, outward.obstacles(opening)))
+    yield from found
+    if found and opening.interface:
+        own = replace(opening, interface=_LOOPBACK, origins=Origins(), address="")
+        yield from (_turned(each) for each in outward.obstacles(own) if each.stoppage.is_certain)
 
 
 def _turned(obstacle: Obstacle) -> Obstacle:

@@ -23,8 +23,11 @@ from vmfence.packetfilter.rules import (
     Verdict,
     admitted,
     comes_from,
+    comes_from_port,
     comes_through,
     goes_to,
+    goes_to_port,
+    has_flags,
     sent_by,
     sent_by_hardware,
 )
@@ -57,7 +60,11 @@ _OPTIONS = ("-i", "-d", "-m", "-p", "--dport", "--dports", "--ctstate", "--state
     "--mac-source",
     "--physdev-in",
     "--ctstatus",
+    "--sport",
+    "--sports",
+    "--ctdir",
 )
+_RAW, _NAT = "raw", "nat"  # before connections are known; only for the first packet of one
 # Modules that go by something else than who sends; what their options say nobody can tell.
 _BLIND = ("limit", "statistic", "time", "length", "quota")
 _OF_BLIND = ("--limit", "--limit-burst", "--mode", "--probability", "--every", "--packet", "--length", "--quota")
@@ -99,7 +106,9 @@ def iptables_stops(
     for packet in opening.packets():
         for name, chains in tables.items():
             for base in _BASES:
-                stoppage = _stoppage(chains, base, packet, admitting) if base in chains else None
+                if base not in chains or (packet.answered and name == _NAT):
+                    continue
+                stoppage = _stoppage(chains, base, replace(packet, is_tracked=name != _RAW), admitting)
                 if stoppage is not None:
                     yield command(tables, name, base, packet, program, stoppage.is_guarded), stoppage, packet
 
@@ -128,13 +137,17 @@ def _rule(words: list[str], opening: Opening, chains: Chains) -> Rule:
     while position < len(words):
         word, value = words[position], words[position + 1] if position + 1 < len(words) else ""
         if word in ("-j", "-g"):
-            rule = _verdict(Condition.all(found), value, Verdict.GOTO if word == "-g" else Verdict.JUMP, chains)
+            jump = Verdict.GOTO if word == "-g" else Verdict.JUMP
+            rule = _verdict(Condition.all(found), value, jump, chains, opening)
             return replace(rule, tell=functools.partial(shlex.join, words))
         if word == "!":
             is_inverted = True
             position += 1
             continue
-        condition = _condition(word, value, opening)
+        if word == "--tcp-flags":
+            condition = has_flags(opening, *map(_flags, words[position + 1 : position + 3]))
+        else:
+            condition = _condition(word, value, opening)
         found.append(condition.inverted() if is_inverted else condition)
         position, is_inverted = position + (2 if word in _OPTIONS else 1), False
         while position < len(words) and not words[position].startswith(("-", "!")):
@@ -142,12 +155,13 @@ def _rule(words: list[str], opening: Opening, chains: Chains) -> Rule:
     return Rule(Condition(Match.NO), Verdict.RETURN)  # it only counts
 
 
-def _verdict(condition: Condition, target: str, jump: Verdict, chains: Chains) -> Rule:
+def _verdict(condition: Condition, target: str, jump: Verdict, chains: Chains, opening: Opening) -> Rule:
     if target in _VERDICTS:
         return Rule(condition, _VERDICTS[target])
     if target in chains:
         return Rule(condition, jump, target)
-    is_harmless = target in _HARMLESS
+    # CT may keep connections from being known: who goes by that does not take an answer for one.
+    is_harmless = target in _HARMLESS and not (opening.answered and target == "CT")
     return Rule(Condition(Match.NO) if is_harmless else Condition.all([condition, UNKNOWN_ORIGIN]), Verdict.DROP)
 
 
@@ -165,11 +179,17 @@ def _condition(option: str, value: str, opening: Opening) -> Condition:
     if option == "-m":
         return HOLDS if value in _NEUTRAL else UNKNOWN if value in _BLIND else UNKNOWN_ORIGIN
     if option in ("--dport", "--dports"):
-        return Condition(Match.of(any(_holds(each, opening.port) for each in value.split(","))))
+        return Condition.any(goes_to_port(opening, *_ports(each)) for each in value.split(","))
+    if option in ("--sport", "--sports"):
+        return Condition.any(comes_from_port(opening, *_ports(each)) for each in value.split(","))
+    if opening.answered and option == "--ctdir" and opening.state:
+        return Condition(Match.of(value == "REPLY"))
+    if opening.answered and (option == "--ctstatus" or (option in ("--ctstate", "--state") and not opening.state)):
+        return UNKNOWN
     facts = {
         "-p": (opening.protocol, _NUMBERS.get(opening.protocol, "")),
-        "--ctstate": ("NEW",),
-        "--state": ("NEW",),
+        "--ctstate": (opening.state.upper(),),
+        "--state": (opening.state.upper(),),
         "--ctstatus": ("",),  # a first packet has none
         "--dst-type": ("MULTICAST",) if opening.is_multicast else ("LOCAL",),
         "--comment": (value,),
@@ -180,9 +200,13 @@ def _condition(option: str, value: str, opening: Opening) -> Condition:
     return Condition(Match.of(bool({*known} & {value, *value.split(",")})))
 
 
-def _holds(ports: str, port: int) -> bool:
+def _flags(names: str) -> list[str]:
+    return [] if names == "NONE" else [name.lower() for name in names.split(",")]
+
+
+def _ports(ports: str) -> tuple[int, int]:
     first, _, last = ports.partition(":")
-    return int(first) <= port <= int(last or first)
+    return int(first), int(last or first)
 
 
 def command(
@@ -194,11 +218,14 @@ def command(
     """
     if is_guarded:
         return shlex.join([program or ("ip6tables" if packet.family == "ipv6" else "iptables"), "-t", table, "-S"])
-    if table == "filter" and any(name.startswith(("ufw-", "ufw6-")) for name in tables[table]):
+    if table == "filter" and not packet.answered and any(name.startswith(("ufw-", "ufw6-")) for name in tables[table]):
         return _ufw_command(packet)
     words = [program or ("ip6tables" if packet.family == "ipv6" else "iptables")]
     words += [*([] if table == "filter" else ["-t", table]), "-I", chain]
     words += ["-i", packet.interface] if packet.interface else []
+    if packet.answered:
+        known = [] if table == _RAW else ["-m", "conntrack", "--ctstate", "ESTABLISHED"]
+        return shlex.join([*words, "-p", packet.protocol, "--sport", str(packet.port), *known, "-j", "ACCEPT"])
     ports = [] if packet.protocol == "igmp" else ["--dport", str(packet.port)]
     return shlex.join([*words, "-p", packet.protocol, *ports, "-j", "ACCEPT"])
 

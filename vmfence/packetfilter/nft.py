@@ -27,8 +27,11 @@ from vmfence.packetfilter.rules import (
     Verdict,
     admitted,
     comes_from,
+    comes_from_port,
     comes_through,
     goes_to,
+    goes_to_port,
+    has_flags,
     sent_by,
     sent_by_hardware,
 )
@@ -45,7 +48,7 @@ _BLIND = ("limit", "quota")  # conditions that go by something else than who sen
 _TRANSPORTS = ("tcp", "udp", "udplite", "sctp", "dccp", "icmp", "icmpv6", "igmp", "esp", "ah", "comp")
 _INTERNET = {"ipv4": "ip", "ipv6": "ip6"}
 _FIELDS = {
-    **{(protocol, "dport"): "dport" for protocol in ("tcp", "udp", "th")},
+    **{(protocol, end): end for protocol in ("tcp", "udp", "th") for end in ("dport", "sport")},
     **{
         ("ip", "protocol"): "l4proto",
         ("ip6", "nexthdr"): "l4proto",
@@ -63,6 +66,8 @@ Table = tuple[str, str]  # family and name
 # Reads a chain of a table for a packet as another program does, each rule at its place.
 Reader = Callable[[Table, str, Opening], Sequence[Rule]]
 Sets = Mapping[tuple[Table, str], Any]
+_FLAGS = ["fin", "syn", "rst", "psh", "ack", "urg", "ecn", "cwr"]
+_CONNTRACK_PRIORITY = -200  # chains before know no connections
 _PLAIN = re.compile(r"[\w.-]+", re.ASCII)
 _BELOW = ("bridge", "netdev")  # families of rules that no packet of this host itself passes
 
@@ -93,10 +98,17 @@ def nft_stops(
     _tables(ruleset)  # so that nonsense is told, also where no chain is on our way
     for chain in (entry["chain"] for entry in _entries(ruleset) if "chain" in entry):
         if _is_on_our_way(chain, packet, ports):
-            stoppage = _stoppage(ruleset, chain, packet, read, admitting)
+            one = replace(packet, is_tracked=_is_tracked(chain))
+            stoppage = _stoppage(ruleset, chain, one, read, admitting)
             if stoppage is not None:
                 table = chain["family"], chain["table"]
-                yield Stop(table, chain["name"], _command(chain, packet, stoppage.is_guarded), stoppage)
+                yield Stop(table, chain["name"], _command(chain, one, stoppage.is_guarded), stoppage)
+
+
+def _is_tracked(chain: Json) -> bool:
+    """Whether rules there know which connection a packet is of."""
+    priority = chain.get("prio", 0)
+    return chain["family"] not in _BELOW and isinstance(priority, int) and priority > _CONNTRACK_PRIORITY
 
 
 def _stoppage(ruleset: str, chain: Json, packet: Opening, read: Reader, admitting: Collection[str]) -> Stoppage | None:
@@ -175,7 +187,8 @@ def _is_reverse_path(expression: Sequence[Json]) -> bool:
 
 
 def _is_on_our_way(chain: Json, packet: Opening, ports: Collection[str]) -> bool:
-    is_judged = chain.get("type") in _TYPES and chain.get("hook") in _HOOKS
+    types = _TYPES[:1] if packet.answered else _TYPES  # nat sees only the first packet of a connection
+    is_judged = chain.get("type") in types and chain.get("hook") in _HOOKS
     device = chain.get("dev")  # which nft 1.0.6 leaves out: then it may be ours
     devices: list[str] = [device] if isinstance(device, str) else device or []
     is_elsewhere = bool(devices) and packet.interface is not None and not {packet.interface, *ports} & {*devices}
@@ -200,7 +213,7 @@ def _rules(rule: Json, opening: Opening, sets: Sets) -> Iterator[Rule]:
             found.append(UNKNOWN)
         elif verb in _CONDITIONS or (verb == "xt" and value.get("type") == "match"):
             found.append(UNKNOWN_ORIGIN)
-        elif verb not in _HARMLESS:
+        elif verb not in _HARMLESS or (opening.answered and verb == "notrack"):
             yield Rule(Condition.all([*found, UNKNOWN_ORIGIN]), Verdict.DROP)
 
 
@@ -216,6 +229,8 @@ def _condition(match: Json, opening: Opening, rule: Json, sets: Sets) -> Conditi
     # nft leaves out that a port of TCP implies TCP, so "tcp dport != 22" is not about our UDP either
     if (protocol in _TRANSPORTS and protocol != opening.protocol) or protocol in {"ip", "ip6"} - {internet}:
         return Condition(Match.NO)
+    if _is_of_flags(left):
+        return _flags(operator, left, match["right"], opening)
     if operator not in ("==", "in", "!="):
         return UNKNOWN_ORIGIN
     right = match["right"]
@@ -223,6 +238,34 @@ def _condition(match: Json, opening: Opening, rule: Json, sets: Sets) -> Conditi
         right = sets.get(((rule["family"], rule["table"]), right[1:]), right)
     held = _holds(right, _subject(left, rule["family"]), opening)
     return held.inverted() if operator == "!=" else held
+
+
+def _flags(operator: str, left: Json, right: Any, opening: Opening) -> Condition:
+    """Return whether a condition about the flags of TCP holds: "syn" (any of these), "& (fin | syn) == syn"."""
+    masked = left.get("&", ())
+    mask, wanted = _flag_names(list(masked[1:]) if masked else _FLAGS), _flag_names(right)
+    if mask is None or wanted is None:
+        return UNKNOWN_ORIGIN
+    if operator in ("in", "!") and not masked:  # any of them, none of them
+        mask, wanted, operator = wanted, [], "!=" if operator == "in" else "=="
+    held = has_flags(opening, mask, wanted)
+    return {"==": held, "!=": held.inverted()}.get(operator, UNKNOWN_ORIGIN)
+
+
+def _is_of_flags(left: Json) -> bool:
+    """Whether *left* is "tcp flags" or "tcp flags & ..."."""
+    masked = left.get("&")
+    return (masked[0] if isinstance(masked, list) else left) == {"payload": {"protocol": "tcp", "field": "flags"}}
+
+
+def _flag_names(value: Any) -> list[str] | None:
+    """Return the names in a flag, or flags joined by "|"; None for what is something else."""
+    if isinstance(value, dict) and value.keys() == {"|"}:
+        value = value["|"]
+    if not isinstance(value, list):
+        return [value] if isinstance(value, str) else [] if value == 0 else None
+    found = [_flag_names(each) for each in value]
+    return None if None in found else [name for names in found for name in names or ()]
 
 
 def _subject(left: Json, family: str) -> str:
@@ -235,7 +278,7 @@ def _subject(left: Json, family: str) -> str:
     if "payload" in left:
         return _FIELDS.get((left["payload"].get("protocol", ""), left["payload"].get("field", "")), "")
     if "ct" in left:
-        return {"state": "state", "status": "status"}.get(left["ct"].get("key"), "")
+        return {"state": "state", "status": "status", "direction": "direction"}.get(left["ct"].get("key"), "")
     is_type = left.get("fib", {}).get("result") == "type" and left["fib"].get("flags") in (["daddr"], "daddr")
     return "type" if is_type else ""
 
@@ -252,9 +295,9 @@ def _holds(value: Any, subject: str, opening: Opening) -> Condition:
         return UNKNOWN_ORIGIN
     if subject == "dport" and opening.protocol == "igmp":  # it has no ports: what is there decides
         return UNKNOWN
-    if subject == "dport":
+    if subject in ("dport", "sport"):
         first, last = value["range"] if isinstance(value, dict) else (value, value)
-        return Condition(Match.of(first <= opening.port <= last))
+        return (goes_to_port if subject == "dport" else comes_from_port)(opening, first, last)
     if subject == "daddr":
         return Condition(_is_destination(value, opening))
     if subject == "saddr":
@@ -273,7 +316,9 @@ def _holds(value: Any, subject: str, opening: Opening) -> Condition:
 
 def _fact(subject: str, opening: Opening) -> str:
     facts = {"l4proto": opening.protocol, "nfproto": opening.family, "protocol": _INTERNET[opening.family]}
-    facts.update({"state": "new", "type": "local", "igmp": "membership-query", "status": "none"})
+    facts.update({"state": opening.state, "type": "local", "igmp": "membership-query"})
+    facts["status"] = "" if opening.answered else "none"
+    facts["direction"] = "reply" if opening.answered and opening.state else ""
     if opening.is_multicast:
         facts.update({"type": "multicast", "pkttype": "multicast"})
     return facts.get(subject, "")
@@ -306,9 +351,11 @@ def _command(chain: Json, packet: Opening, is_guarded: bool) -> str:
     place = shlex.join([chain["family"], chain["table"], chain["name"]])
     if is_guarded:
         return f"nft -a list chain {place}"
-    key = {"bridge": "meta ibrname", "netdev": ""}.get(chain["family"], "iifname")
-    where = f" {key} {_named(packet.interface)}" if packet.interface and key else ""
+    # A kernel without nft_meta_bridge knows no name of a bridge there, so the rule is for all bridges.
+    where = f" iifname {_named(packet.interface)}" if packet.interface and chain["family"] not in _BELOW else ""
     what = "ip protocol igmp" if packet.protocol == "igmp" else f"{packet.protocol} dport {packet.port}"
+    if packet.answered:
+        what = f"{packet.protocol} sport {packet.port}" + (" ct state established" if packet.is_tracked else "")
     return f"nft insert rule {place}{where} {what} accept"
 
 

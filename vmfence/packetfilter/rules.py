@@ -17,7 +17,9 @@ from typing import Callable
 from vmfence.packetfilter.origins import ANYBODY, Origin, Origins
 
 # Where the queries of IGMP go to (RFC 3376, 4.1.12).
-_ALL_HOSTS = "224.0.0.1"
+_ALL_HOSTS, _BROADCAST = "224.0.0.1", "255.255.255.255"
+# What the other end of a connection sends: that it takes it, that it has seen something, an answer, an end.
+_FLAGS_OF_ANSWERS = (("syn", "ack"), ("ack",), ("ack", "psh"), ("ack", "fin"), ("ack", "psh", "fin"))
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Opening:
 
     *address*: where requests go to, "" when that is not known.  Requests by UDP are always multicast.
     *origins*: what is known of who asks; *origin*: the one whose packet it is, ANYBODY for whoever may ask.
+    *answered*: None, or what comes in are answers from *port* to connections of this host, from these ports of its own,
+    the first and the last; *is_tracked*: whether a chain knows which connection a packet is of.
     """
 
     protocol: str
@@ -36,9 +40,13 @@ class Opening:
     address: str = field(default="", compare=False)
     origins: Origins = field(default=Origins(), compare=False)
     origin: Origin = field(default=ANYBODY, compare=False)
+    answered: tuple[int, int] | None = None
+    is_tracked: bool = field(default=True, compare=False)
 
     def __str__(self) -> str:
         where = f" on {self.interface}" if self.interface else ""
+        if self.answered:
+            return f"answers from {self.protocol.upper()} {self.port}{where}"
         return f"{self.protocol.upper()} {self.port}{' and IGMP' if self.igmp else ''}{where}"
 
     def packets(self) -> Iterator[Opening]:
@@ -51,6 +59,11 @@ class Opening:
     def is_multicast(self) -> bool:
         """Whether packets go to a group."""
         return self.protocol in ("udp", "igmp")
+
+    @property
+    def state(self) -> str:
+        """What the kernel takes the packets for, "" where that is not known."""
+        return "new" if not self.answered else "established" if self.is_tracked else ""
 
 
 class Match(enum.Enum):
@@ -164,8 +177,32 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 def goes_to(opening: Opening, network: str) -> Match:
     """Return whether requests go to an address in *network* (1.2.3.4, 1.2.3.0/24).  Raises ValueError."""
     if not opening.address:
-        return Match.MAYBE
+        is_of_many = _network(network).is_multicast or network.partition("/")[0] == _BROADCAST
+        return Match.NO if opening.answered and is_of_many else Match.MAYBE
     return Match.of(ipaddress.ip_address(opening.address) in _network(network))
+
+
+def goes_to_port(opening: Opening, first: int, last: int) -> Condition:
+    """Return whether the packets go to a port from *first* to *last*."""
+    if not opening.answered:
+        return Condition(Match.of(first <= opening.port <= last))
+    least, most = opening.answered
+    if first <= least and most <= last:
+        return HOLDS
+    return UNKNOWN if first <= most and least <= last else Condition(Match.NO)
+
+
+def comes_from_port(opening: Opening, first: int, last: int) -> Condition:
+    """Return whether the packets come from a port from *first* to *last*: requests from any that the sender has."""
+    return Condition(Match.of(first <= opening.port <= last)) if opening.answered else UNKNOWN_ORIGIN
+
+
+def has_flags(opening: Opening, mask: Collection[str], wanted: Collection[str]) -> Condition:
+    """Return whether of the flags of TCP in *mask* those *wanted* are set, and no others, all in small letters."""
+    if not opening.answered:
+        return UNKNOWN_ORIGIN
+    found = {{*flags} & {*mask} == {*wanted} for flags in _FLAGS_OF_ANSWERS}
+    return UNKNOWN if len(found) > 1 else Condition(Match.of(found.pop()))
 
 
 def sent_by(opening: Opening, network: str) -> Condition:

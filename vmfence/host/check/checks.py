@@ -30,6 +30,7 @@ READING = (
         "groups, routes and neighbours can be read",
         "They are read from /proc/net.",
         WARNING,
+        subject="routes and neighbours",
     ),
     unread(
         "host-unit-unread",
@@ -38,6 +39,7 @@ READING = (
         "It is asked with systemctl, where systemd runs.",
         WARNING,
         scope.read_unit,
+        subject="vmfence.service",
     ),
     unread(
         "host-selinux-unread",
@@ -45,6 +47,7 @@ READING = (
         "SELinux can be asked",
         "It is asked with ausearch, getsebool and matchpathcon, where SELinux is enabled.",
         NOTE,
+        subject="SELinux",
     ),
     unread(
         "host-libvirt-unread",
@@ -65,6 +68,7 @@ READING = (
         "it can be seen who has the ports of the listeners",
         "It is read from /proc/net and /proc/PID/fd.",
         WARNING,
+        subject="ports of the listeners",
     ),
     unread(
         "host-key-unread", "keys", "the keys can be judged", "Key files are opened and judged, never shown.", WARNING
@@ -75,6 +79,7 @@ READING = (
         "it can be seen whether files are newer than the daemon",
         "The daemon tells which files it has read, and when.",
         WARNING,
+        subject="files of the daemon",
     ),
     unread(
         "host-probe-unread",
@@ -82,6 +87,7 @@ READING = (
         "a request to the listeners can be tried",
         "A request is sent to each listener as a guest does, and has a few seconds for its answer.",
         WARNING,
+        subject="request of this host",
     ),
     unread(
         "host-firewall-unread",
@@ -97,6 +103,7 @@ READING = (
         "the rules for what leaves this host can be read",
         "nft and iptables-save show them, as root. One that hangs, or shows what cannot be understood, is told here.",
         WARNING,
+        subject="packet filter, for what leaves this host",
     ),
     unread(
         "host-clock-unread",
@@ -104,6 +111,7 @@ READING = (
         "it can be asked whether the clock is kept right",
         "It is asked with timedatectl, where systemd runs.",
         WARNING,
+        subject="clock",
     ),
 )
 CHECKS: tuple[Check, ...] = (

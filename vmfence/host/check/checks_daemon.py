@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from vmfence.config.settings import MulticastSettings, TcpSettings
 from vmfence.errors import NotPermitted, Unreachable, VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, Severity
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, Severity, explained
 from vmfence.host import control, ground, network, unit
-from vmfence.host.check import checks_rejected, checks_setup, scope
+from vmfence.host.check import checks_rejected, checks_setup, running, scope
 from vmfence.host.check.facts import Facts
 from vmfence.host.kernel import Holder
 
@@ -21,7 +21,8 @@ def _second(facts: Facts) -> Iterator[Fault]:
         if _is_in_the_way(facts, holder):
             message = "another program listens there: it takes requests that the daemon should answer, or keeps it out"
             is_rival = holder.program == ground.RIVAL
-            remedy = f"systemctl disable --now {ground.RIVAL}" if is_rival else f"see it with: ps -fp {holder.pid}"
+            shown = explained(f"ps -fp {holder.pid}", "shows it: end it, or give one of the two another port")
+            remedy = f"systemctl disable --now {ground.RIVAL}" if is_rival else shown
             yield Fault(ERROR, f"{holder.protocol.upper()} {holder.port}", message, str(holder), remedy)
 
 
@@ -57,62 +58,75 @@ def _daemon(facts: Facts) -> Iterator[Fault]:
     elif isinstance(error, VmfenceError):
         service = facts.unit
         has_unit = not isinstance(service, VmfenceError) and service.is_manager and service.path is not None
-        remedy = " ".join(_START) if has_unit else "vmfence host setup, or vmfence host daemon where no systemd runs"
+        by_hand = explained("vmfence host setup", "or vmfence host daemon where no systemd runs")
+        remedy = " ".join(_START) if has_unit else by_hand
         is_free = isinstance(facts.holders, tuple) and not any(_is_in_the_way(facts, one) for one in facts.holders)
         may_start = has_unit and is_free and facts.accepted is True
         seen = ": ".join(filter(None, (error.what, error.why)))
         message = "no daemon runs, so no guest can be fenced"
         yield Fault(ERROR, "vmfence host daemon", message, seen, remedy, _START if may_start else None)
+    elif running.is_waiting(facts):
+        message = (
+            "the daemon waits in its start for what is not there yet, and until then serves not all guests, or none"
+        )
+        remedy = explained(checks_setup.log(facts), "tells more; the daemon goes on by itself when that is there")
+        seen = "; ".join(running.waits_for(facts)) or "its start is not over"
+        yield Fault(ERROR, f"process {facts.status['pid']}", message, seen, remedy)
 
 
 def _restart(facts: Facts, error: control.Silent) -> str:
     """Return how to restart a daemon that hangs: by its service only if it is the service's."""
-    is_known = not isinstance(facts.unit, VmfenceError) and facts.unit.main_pid and error.pid
-    if is_known and facts.unit.main_pid != error.pid:
-        return f"kill -KILL {error.pid}, for it is not the service's; then systemctl restart {unit.NAME}"
-    return error.remedy
+    service = facts.unit
+    if isinstance(service, VmfenceError) or not error.pid:
+        return error.remedy
+    if service.main_pid and service.main_pid != error.pid:
+        command = f"kill -KILL {error.pid} && systemctl restart {unit.NAME}"
+        return explained(command, "by its number, for it is not the service's")
+    if service.is_manager and service.path is not None:
+        return f"systemctl restart {unit.NAME}"
+    return explained(f"kill -KILL {error.pid}", "then start it again as it was: vmfence host daemon")
 
 
 def _stale(facts: Facts) -> Iterator[Fault]:
-    running, refused = facts.status["config"], facts.status["refused_reload"]
+    path_in_use, refused = facts.status["config"], facts.status["refused_reload"]
     if refused is not None:
         message = "the daemon refused to read this again, and goes on with what it had before"
         seen = f"{checks_rejected.time_of_day(refused['at'])}: {refused['reason']}"
-        yield Fault(ERROR, running, message, seen, _after_refusal(facts))
+        yield Fault(ERROR, path_in_use, message, seen, _after_refusal(facts))
     keys = {key.path for key in facts.keys} if not isinstance(facts.keys, VmfenceError) else set()
     # Where requests are not answered by the settings that are there now, this is why, as far as anybody knows.
     severity = ERROR if facts.is_served() is False else WARNING
     for path in facts.stale:
-        if path in keys or (refused is not None and path == running):
+        if path in keys or (refused is not None and path == path_in_use):
             continue  # told by fingerprint, or above
-        if path not in (running, facts.path):
+        if path not in (path_in_use, facts.path):
             yield _stale_beside(facts, path, severity)
-        elif path == running:
+        elif path == path_in_use:
             message, seen = "the daemon does not run with the configuration as it is now", "changed since it was read"
             remedy, fix = checks_setup.reload(facts)
             if isinstance(facts.settings, VmfenceError):
-                remedy, fix = f"mend it, then: {remedy}", None
+                remedy, fix = explained(remedy, "once it is mended"), None
             yield Fault(severity, path, message, seen, remedy, fix)
         else:
             message = "the daemon does not run with this configuration"
-            yield Fault(severity, path, message, f"it runs with {running}", f"systemctl restart {unit.NAME}")
+            yield Fault(severity, path, message, f"it runs with {path_in_use}", running.restart(facts))
 
 
 def _stale_beside(facts: Facts, path: str, severity: Severity) -> Fault:
     """Return the finding about a key of the daemon, or the unit, at *path*."""
     if path.endswith(".service"):
-        remedy = f"systemctl daemon-reload && systemctl restart {unit.NAME}"
+        remedy = f"systemctl daemon-reload && {running.restart(facts)}"
         return Fault(NOTE, path, "the unit was changed since the daemon was started", "", remedy)
     message = "a key of the daemon was changed or removed since it was read"
-    return Fault(severity, path, message, "", f"if that is meant: {checks_setup.reload(facts)[0]}")
+    return Fault(severity, path, message, "", explained(checks_setup.reload(facts)[0], "if that is meant"))
 
 
 def _after_refusal(facts: Facts) -> str:
     """Return what to do about a refused reload."""
     remedy = str(facts.status["refused_reload"]["remedy"])
     if remedy == control.RESTART:
-        return f"restart it, or take that change back: systemctl restart {unit.NAME}"
-    return f"{remedy or 'mend that'}; then: {checks_setup.reload(facts)[0]}"
+        return explained(running.restart(facts), "or take that change back")
+    return explained(checks_setup.reload(facts)[0], f"once it is mended: {remedy}" if remedy else "once it is mended")
 
 
 def _listener(facts: Facts) -> Iterator[Fault]:
@@ -128,7 +142,7 @@ def _unheard(facts: Facts) -> Iterator[Fault]:
     for why in dict.fromkeys(reason for _, reason in told):
         guests = network.some([guest for guest, reason in told if reason == why])
         message = "the daemon does not hear what the guest writes there, so it cannot ask for fencing"
-        yield Fault(WARNING, guests, message, why, "see who holds the socket: ss -xp; then end that program")
+        yield Fault(WARNING, guests, message, why, explained("ss -xp", "shows who holds the socket: end that program"))
 
 
 def _hypervisor(facts: Facts) -> Iterator[Fault]:
@@ -136,7 +150,7 @@ def _hypervisor(facts: Facts) -> Iterator[Fault]:
     for one in facts.status["hypervisors"]:
         if not one["is_answering"] and one["uri"] in reached:
             message = "this check reaches libvirt, and the daemon did not when it asked last"
-            remedy = f"{checks_setup.log(facts)}; it asks anew with each request"
+            remedy = explained(checks_setup.log(facts), "it asks anew with each request")
             yield Fault(WARNING, str(one["uri"]), message, str(one["trouble"]), remedy)
 
 
@@ -160,15 +174,11 @@ def _boot(facts: Facts) -> Iterator[Fault]:
 
 
 def _beside(facts: Facts) -> Iterator[Fault]:
-    if facts.unit.is_manager and facts.unit.path is not None and not facts.unit.is_active:
+    service, pid = facts.unit, facts.status["pid"]
+    if service.is_manager and service.path is not None and not running.is_of_service(facts):
         message = "the daemon that runs was started by hand: nothing restarts it when it ends"
-        yield Fault(
-            WARNING,
-            f"process {facts.status['pid']}",
-            message,
-            f"{unit.NAME} is not active",
-            f"kill {facts.status['pid']}; systemctl start {unit.NAME}",
-        )
+        seen = f"{unit.NAME} {f'is process {service.main_pid}' if service.main_pid else 'is not active'}"
+        yield Fault(WARNING, f"process {pid}", message, seen, running.restart(facts))
 
 
 def _rival_at_boot(facts: Facts) -> Iterator[Fault]:
@@ -190,7 +200,8 @@ DAEMON = (
     Check(
         "host-daemon",
         "the daemon runs and answers",
-        """It is asked at its control socket, by root or the group vmfence. One that hangs does not answer either.""",
+        """It is asked at its control socket, by root or the group vmfence. One that hangs does not answer
+        either. One that waits in its start, for libvirt or an interface, answers here and serves nobody yet.""",
         _daemon,
         ("allowed",),
     ),
@@ -210,6 +221,7 @@ LISTENER = Check(
     cannot be joined. It tries again by itself. An optional listener that is closed is a warning.""",
     _listener,
     ("status",),
+    doubt=scope.started,
 )
 CHANNEL = Check(
     "host-channel-unheard",
@@ -241,7 +253,8 @@ CHECKS = (
     Check(
         "host-beside-service",
         "the daemon that runs is the service's",
-        """One that was started by hand has no watchdog and is not started again when it ends.""",
+        """One that was started by hand has no watchdog and is not started again when it ends. systemd tells
+        which process is the service's.""",
         _beside,
         ("unit", "status"),
         doubt=scope.service,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vmfence.errors import VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, counted
-from vmfence.host.check import checks_setup, scope
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotReached, command_line, counted, explained
+from vmfence.host.check import checks_setup, running, scope
 from vmfence.host.check.checks_firewall import ipv4_interfaces
 from vmfence.host.check.facts import Facts
 from vmfence.host.pool_report import PoolReport
@@ -55,7 +55,7 @@ def _are_pool_hosts_discreet(facts: Facts) -> bool:
 
 def _unanswered(facts: Facts) -> Iterator[Fault]:
     for probe in facts.probes:
-        if probe.is_served:
+        if probe.is_served or _is_outdated(facts, probe):
             continue
         log = checks_setup.log(facts)
         if probe.got_through:
@@ -75,6 +75,20 @@ def _unanswered(facts: Facts) -> Iterator[Fault]:
             yield Fault(ERROR, probe.where, message, seen, log)
 
 
+def _is_outdated(facts: Facts, probe: Probe) -> bool:
+    """Whether the daemon runs without the listener that was tried, as is told of its configuration."""
+    if isinstance(facts.settings, VmfenceError):
+        return False
+    return any(one.name == probe.name and running.is_outdated(facts, one) for one in facts.multicast)
+
+
+def _tried(facts: Facts) -> VmfenceError | None:
+    """Some listener was tried, and the daemon runs with all that were."""
+    if any(not probe.is_served and _is_outdated(facts, probe) for probe in facts.probes):
+        return NotReached("the daemon does not run with the listeners of the configuration")
+    return scope.probes(facts)
+
+
 def _snooping(facts: Facts) -> Iterator[Fault]:
     if facts.got_through() is not False and not _others(facts.probes):
         return  # one host alone needs no querier, and a request that came through had none
@@ -83,7 +97,8 @@ def _snooping(facts: Facts) -> Iterator[Fault]:
         if link is not None and link.snooping and not link.querier and link.uplinks:
             message = "the bridge snoops IGMP without a querier, so switches between hosts may forget the group"
             seen = f"multicast_snooping 1, multicast_querier 0, uplink {', '.join(link.uplinks)}"
-            remedy = f"a querier on the switch, or: ip link set {name} type bridge mcast_querier 1"
+            command = command_line(["ip", "link", "set", "dev", name, "type", "bridge", "mcast_querier", "1"])
+            remedy = explained(command, "or a querier on the switch")
             yield Fault(NOTE, f"bridge {name}", message, seen, remedy)
 
 
@@ -110,7 +125,7 @@ CHECKS = (
         reason. What guests send passes the same way, except for the ports of the bridge.""",
         _unanswered,
         ("serving", "probes"),
-        doubt=scope.probes,
+        doubt=_tried,
     ),
     Check(
         "host-snooping",

@@ -9,7 +9,7 @@ from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotReached, Severity, command_line, counted
 from vmfence.host import kernel, network
 from vmfence.host.check import checks_rejected, scope
-from vmfence.host.check.facts import Facts
+from vmfence.host.check.facts import WHO_HANGS, Facts
 from vmfence.packetfilter import lasting
 from vmfence.packetfilter.firewalld import opened
 from vmfence.packetfilter.rules import Opening
@@ -17,6 +17,7 @@ from vmfence.packetfilter.rulesets import Obstacle
 
 _READ_IT = "nft list ruleset; iptables-save"
 _INSTALL_IT = "install nftables, whose program nft shows them: apt install nftables, or dnf install nftables"
+_READ_FIREWALLD = "look at firewall-cmd --list-all-zones and firewall-cmd --query-panic"
 _RULES_SHOWN_MAX = 4
 _STRICT = 1
 _GUARDED = "# then mend the rule itself: one that accepts, before it, would let in frames with forged addresses"
@@ -101,7 +102,8 @@ def _firewall_unseen(facts: Facts) -> Iterator[Fault]:
     for doubt in (each for each in found.doubts if each not in found.told):  # those are told by the rules
         is_proven = facts.got_through() and doubt not in found.hung and not found.is_of_origin
         message = "it cannot be said whether it stops requests"
-        remedy = _INSTALL_IT if doubt.startswith("nft is not installed") else _READ_IT
+        is_missing, is_hung = doubt.startswith("nft is not installed"), doubt in found.hung
+        remedy = _INSTALL_IT if is_missing else WHO_HANGS if is_hung else _READ_IT
         yield Fault(NOTE if is_proven else WARNING, "packet filter", message, doubt, remedy)
 
 
@@ -111,7 +113,8 @@ def _way_back(facts: Facts) -> Iterator[Fault]:
         failed = [] if isinstance(facts.status, VmfenceError) else checks_rejected.uncalled(facts)
         severity = ERROR if failed or any(each.stops for each in obstacles) else WARNING
         message = f"rules {_stop(severity)} the connections back to guests, by which they get their answer"
-        wanted = ", ".join(f"TCP {one.port} to guests on {one.interface or 'any interface'}" for one in facts.multicast)
+        ways = ((one.port, one.interface or "any interface") for one in facts.multicast)
+        wanted = ", ".join(f"TCP {port} to guests on {name}, and what they answer from there" for port, name in ways)
         seen = _obstructed(wanted, None, obstacles)
         seen += f"; the daemon could not call back {network.some(failed)}" if failed else ""
         yield Fault(severity, "packet filter", message, seen, _remedy(obstacles))
@@ -120,7 +123,9 @@ def _way_back(facts: Facts) -> Iterator[Fault]:
 def _unread_back(facts: Facts) -> VmfenceError | None:
     """There is a listener multicast, and all rules were read."""
     doubts = facts.way_back.doubts
-    return NotReached(doubts[0], "", _INSTALL_IT) if doubts else scope.multicast(facts)
+    if not doubts:
+        return scope.multicast(facts)
+    return NotReached(doubts[0], "", _READ_FIREWALLD if doubts[0].startswith("firewalld") else _INSTALL_IT)
 
 
 def _filtered(facts: Facts) -> Iterator[Fault]:
@@ -180,10 +185,11 @@ CHECKS = (
     ),
     Check(
         "host-firewall-back",
-        "the firewall lets out the connections back to guests",
+        "the firewall lets out the connections back to guests, and their answers in",
         """The answer to a request by multicast travels over a TCP connection that the daemon opens to the guest, at
-        port 1229 unless the guest says otherwise. A rule that may stop it is a warning, and an error where it
-        certainly does, or once it has failed.""",
+        port 1229 unless the guest says otherwise. What the guest sends on it has to come in, from that port, as a part
+        of an established connection: rules may let in requests and stop that. A rule that may stop it is a warning, and
+        an error where it certainly does, or once it has failed.""",
         _way_back,
         ("settings", "way_back"),
         doubt=_unread_back,

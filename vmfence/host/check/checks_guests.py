@@ -7,7 +7,19 @@ from collections.abc import Iterable, Iterator
 
 from vmfence.config.settings import MulticastSettings, TcpSettings
 from vmfence.errors import VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotAsked, NotReached, Severity, command_line, counted
+from vmfence.findings import (
+    ERROR,
+    NOTE,
+    WARNING,
+    Check,
+    Fault,
+    NotAsked,
+    NotReached,
+    Severity,
+    command_line,
+    counted,
+    explained,
+)
 from vmfence.host import choice, network
 from vmfence.host.backends.inventory import GuestFacts, Hung, Inventory
 from vmfence.host.check import hidden, scope
@@ -35,7 +47,7 @@ def _waking(found: Libvirt, is_hung: bool) -> str:
     """Return how the daemon of this host is made to answer."""
     daemon, unit = found.unit.daemon, found.unit.unit
     if not unit:
-        return "see which daemon of libvirt this host has: systemctl list-unit-files 'libvirtd*' 'virtqemud*'"
+        return explained("systemctl list-unit-files 'libvirtd*' 'virtqemud*'", "shows which daemon of libvirt there is")
     if is_hung:
         return f"systemctl restart {daemon}.service   # guests run on; before that: systemctl status {daemon}.service"
     return f"systemctl start {unit} && systemctl status {unit}"
@@ -64,7 +76,7 @@ def _unseen(facts: Facts) -> Iterator[Fault]:
             yield Fault(_weighed(facts, severity, guests), one.uri, message, names, remedy)
     for process in hidden.unseen(running, known):
         seen = f"process {process.pid} of user {process.user_name or process.user}"
-        remedy = f"find its libvirt: ls /run/user/{process.user}/libvirt; then add its URI"
+        remedy = explained(f"ls /run/user/{process.user}/libvirt", "finds its libvirt: add its URI")
         message = "runs here, and no libvirt of the configuration knows it, so it cannot be fenced"
         yield Fault(_weighed(facts, severity, [process]), f"guest {process.name}", message, seen, remedy)
 
@@ -123,7 +135,7 @@ def _raising(one: Inventory, link: str) -> str:
         commands = [[*virsh, verb, "--network", owner] for verb in ("net-start", "net-autostart")]
         return " && ".join(map(command_line, commands))
     if any(link in guest.unresolved for guest in one.guests):
-        return f"libvirt has no such network; see {command_line([*virsh, 'net-list', '--all'])}, then define it"
+        return explained(command_line([*virsh, "net-list", "--all"]), "libvirt has no such network: define it")
     commands = [["ip", "link", "add", "name", link, "type", "bridge"], ["ip", "link", "set", "dev", link, "up"]]
     return lasting.link(" && ".join(map(command_line, commands)))
 
@@ -144,7 +156,7 @@ def _targets(facts: Facts) -> Iterator[Fault]:
     for doubt in choice.unknown_targets(facts.settings, facts.libvirt.found, elsewhere):
         message = "access rules name a guest that this host does not have, so the rule is for nobody"
         severity = ERROR if _may_fence_nobody(facts) else WARNING
-        yield Fault(severity, facts.path, message, doubt, "virsh list --all; then mend the rule")
+        yield Fault(severity, facts.path, message, doubt, explained("virsh list --all", "then mend the rule"))
 
 
 def _denied(facts: Facts) -> Iterator[Fault]:
@@ -153,7 +165,7 @@ def _denied(facts: Facts) -> Iterator[Fault]:
         severity = ERROR if _may_fence_nobody(facts) else NOTE
         message = "no group of the access rules lists them, so nobody may fence them"
         rules = counted(len(facts.settings.groups or ()), "group")
-        yield Fault(severity, network.some(alone), message, rules, "vmfence host list shows who may")
+        yield Fault(severity, network.some(alone), message, rules, explained("vmfence host list", "shows who may"))
 
 
 def _alone(facts: Facts) -> list[str]:

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Iterator
 
 from vmfence.config.settings import MulticastSettings, TcpSettings
 from vmfence.errors import ListenError, VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, command_line
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, NotReached, command_line, explained
 from vmfence.host import network
-from vmfence.host.check import scope
+from vmfence.host.check import running, scope
 from vmfence.host.check.facts import Facts
 from vmfence.host.network import Bridge
 from vmfence.packetfilter import lasting
 
 _CHANGE_IT = "vmfence host configure"
+_SET_IT = explained(_CHANGE_IT, "set interface")
 
 
 def _interface(facts: Facts) -> Iterator[Fault]:
@@ -25,7 +26,9 @@ def _interface(facts: Facts) -> Iterator[Fault]:
         except ListenError as error:
             guests = _guests_of(facts, with_guests=True)
             there = f"guests are attached to {', '.join(map(str, guests))}" if guests else "no bridge here has guests"
-            remedy = f"ip link, virsh net-list --all, or another interface: {_CHANGE_IT}"
+            remedy = explained(
+                _CHANGE_IT, "names another interface; ip link and virsh net-list --all show which there are"
+            )
             near = f" ({error.remedy})" if error.remedy else ""
             message = f"{error.what}{near}, so the daemon cannot listen there"
             yield Fault(ERROR, f"interface {one.interface}", message, error.why or there, remedy)
@@ -34,7 +37,7 @@ def _interface(facts: Facts) -> Iterator[Fault]:
 def _interface_down(facts: Facts) -> Iterator[Fault]:
     for one in facts.multicast:
         found = facts.interface(one.interface) if one.interface else None
-        if found is not None and not found.is_up:
+        if found is not None and not found.is_up and not running.is_outdated(facts, one):
             remedy = lasting.link(command_line(["ip", "link", "set", "dev", found.name, "up"]))
             yield Fault(ERROR, f"interface {found.name}", "is down, so nothing of any guest arrives", "down", remedy)
 
@@ -45,7 +48,7 @@ def _interface_unset(facts: Facts) -> Iterator[Fault]:
             message = "no interface is set, so the kernel chooses one by its routes, which may change"
             seen = ", ".join(name for name, groups in facts.network.memberships.items() if one.address in groups)
             seen = f"joined on {seen}" if seen else "joined nowhere"
-            yield Fault(WARNING, f"multicast {one.address}", message, seen, f"set interface: {_CHANGE_IT}")
+            yield Fault(WARNING, f"multicast {one.address}", message, seen, _SET_IT)
 
 
 def _group(facts: Facts) -> Iterator[Fault]:
@@ -53,11 +56,20 @@ def _group(facts: Facts) -> Iterator[Fault]:
         joined = [name for name, groups in facts.network.memberships.items() if _group_of(one) in groups]
         if one.interface is not None and facts.interface(one.interface) is None:
             continue  # told as missing
+        if not running.runs_with(facts, one):
+            continue  # told as stale, or as waiting
         if not joined or (one.interface is not None and one.interface not in joined):
             where = one.interface or "any interface"
             message = f"nobody has joined the group on {where}, so the kernel drops the guests' requests"
             seen = f"joined on {', '.join(joined)}" if joined else "joined on no interface"
-            yield Fault(ERROR, f"multicast {one.address}", message, seen, "systemctl restart vmfence")
+            yield Fault(ERROR, f"multicast {one.address}", message, seen, running.restart(facts))
+
+
+def _not_run_with(facts: Facts) -> VmfenceError | None:
+    """The interfaces exist, and the daemon runs with the listeners of the configuration."""
+    is_known = all(running.runs_with(facts, one) for one in facts.multicast)
+    unknown = NotReached("the daemon does not run with the listeners of the configuration")
+    return scope.group_interfaces(facts) or (None if is_known else unknown)
 
 
 def _group_of(one: MulticastSettings) -> str:
@@ -65,17 +77,16 @@ def _group_of(one: MulticastSettings) -> str:
 
 
 def _unheard(facts: Facts) -> Iterator[Fault]:
-    listening = {one.interface for one in facts.multicast if one.interface}
+    listening = running.interfaces(facts)
     bridges = _guests_of(facts, with_guests=True)
-    others_serve = any(not isinstance(one, MulticastSettings) for one in facts.settings.listeners)
-    if not listening or not bridges or others_serve:
+    if not listening or not bridges:
         return
     heard = {name for bridge in bridges if bridge.name in listening for name in bridge.guests}
     deaf = [bridge for bridge in bridges if bridge.name not in listening and set(bridge.guests) - heard]
     for bridge in deaf:
         missing = [name for name in bridge.guests if name not in heard]
         message = f"the daemon does not listen where guests are attached: it does on {', '.join(sorted(listening))}"
-        remedy = f"set interface of listener multicast to {bridge.name}: {_CHANGE_IT}"
+        remedy = explained(_CHANGE_IT, f"set interface of listener multicast to {bridge.name}")
         named = _named(facts, missing)
         severity = NOTE if heard and not named else WARNING if heard else ERROR
         yield Fault(severity, f"bridge {bridge.name}", message, f"guests: {network.some(missing)}", remedy)
@@ -105,7 +116,7 @@ def _address(facts: Facts) -> Iterator[Fault]:
             if bridges:
                 message = "no guest on a bridge reaches this address, which is the host's own loopback"
                 seen = ", ".join(map(str, bridges))
-                remedy = f"set address of listener tcp to the bridge's: {_CHANGE_IT}"
+                remedy = explained(_CHANGE_IT, "set address of listener tcp to the bridge's")
                 yield Fault(ERROR if is_only else WARNING, f"tcp {one.address}", message, seen, remedy)
 
 
@@ -115,9 +126,7 @@ def _no_route(facts: Facts) -> Iterator[Fault]:
             group = ipaddress.IPv4Address(one.address)
             if not any(group in route.network for route in facts.network.routes):
                 message = "no interface is set, and no route tells the kernel which one to join the group on"
-                yield Fault(
-                    ERROR, f"multicast {one.address}", message, "no default route", f"set interface: {_CHANGE_IT}"
-                )
+                yield Fault(ERROR, f"multicast {one.address}", message, "no default route", _SET_IT)
 
 
 INTERFACE = (
@@ -151,7 +160,8 @@ INTERFACE = (
         "host-bridge-unheard",
         "the daemon listens where the guests are attached",
         """Multicast stays on its bridge: guests on another one are not heard. Attachments are read from libvirt, also
-        through its networks. Guests that are no cluster nodes need not be heard; they can be fenced all the same.""",
+        through its networks; where it listens a daemon that runs tells itself, for its settings may be those of before.
+        Guests that are no cluster nodes need not be heard; they can be fenced all the same.""",
         _unheard,
         ("settings", "answering", "interfaces"),
         doubt=scope.bridges,
@@ -182,5 +192,5 @@ GROUP = Check(
     open as if nothing were. Our daemon joins again by itself. Memberships are read from /proc/net/igmp.""",
     _group,
     ("settings", "network", "interfaces", "status"),
-    doubt=scope.group_interfaces,
+    doubt=_not_run_with,
 )

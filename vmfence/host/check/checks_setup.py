@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from vmfence.config.settings import SerialSettings
 from vmfence.errors import ConfigErrors, ConfigNotPermitted, VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, explained
 from vmfence.host import unit
-from vmfence.host.check import scope
+from vmfence.host.check import running, scope
 from vmfence.host.check.facts import Facts
 from vmfence.protocol.auth import Hash
 
@@ -79,7 +79,9 @@ def _key_stale(facts: Facts) -> Iterator[Fault]:
 
 def reload(facts: Facts) -> tuple[str, tuple[str, ...] | None]:
     """Return remedy and fix for a daemon that has to read its files again."""
-    if not isinstance(facts.unit, VmfenceError) and facts.unit.is_active:
+    if running.is_waiting(facts):  # it reads nothing again before it has started
+        return running.restart(facts), None
+    if running.is_of_service(facts):
         return " ".join(RELOAD), RELOAD
     return f"kill -HUP {facts.status['pid']}", None
 
@@ -105,7 +107,7 @@ def _open(facts: Facts) -> Iterator[Fault]:
 def _no_rules(facts: Facts) -> Iterator[Fault]:
     if facts.settings.groups is None:
         message = "there are no access rules: whoever has the key may fence every guest of this host"
-        yield Fault(NOTE, facts.path, message, "no section groups", "see groups in vmfence.conf(5)")
+        yield Fault(NOTE, facts.path, message, "no section groups", explained("man 5 vmfence.conf", "see groups"))
 
 
 def _selinux(facts: Facts) -> Iterator[Fault]:
@@ -113,7 +115,7 @@ def _selinux(facts: Facts) -> Iterator[Fault]:
     if found.denials:
         severity = ERROR if found.is_enforced else WARNING
         seen = "; ".join(found.denials[-5:])
-        remedy = "ausearch -m avc -ts recent, then setsebool or restorecon for what it names"
+        remedy = explained("ausearch -m avc -ts recent", "then setsebool or restorecon for what it names")
         yield Fault(severity, "SELinux", "has denied something that fencing needs", seen, remedy)
     for path in found.mislabelled:
         fix = ("restorecon", "-v", path)
@@ -130,7 +132,8 @@ def _clock(facts: Facts) -> Iterator[Fault]:
     if clock.newest > facts.now + _AHEAD_S:
         message = "the clock is behind what this host has written before: records of fencing get wrong times"
         seen = f"files are {clock.newest - facts.now:.0f} s ahead of the clock"
-        yield Fault(WARNING, "clock", message, seen, "set it, and keep it right: systemctl enable --now chronyd")
+        remedy = explained("systemctl enable --now chronyd", "sets it, and keeps it right")
+        yield Fault(WARNING, "clock", message, seen, remedy)
     elif clock.is_synchronised is False:
         message = "the clock is not kept right, so times in history and logs differ from those of the guests"
         yield Fault(NOTE, "clock", message, "NTPSynchronized=no", "timedatectl set-ntp true")

@@ -12,8 +12,8 @@ from typing import Any
 from vmfence import proc
 from vmfence.config import settings as configuration
 from vmfence.config.settings import SEARCH_PATHS, MulticastSettings, Settings, TcpSettings
-from vmfence.errors import NotPermitted, Unreachable, VmfenceError
-from vmfence.findings import NotAsked, NotReached, is_forbidden
+from vmfence.errors import DeadlineExceeded, NotPermitted, Unreachable, VmfenceError
+from vmfence.findings import NotAsked, NotReached, explained, is_forbidden
 from vmfence.host import assemble, config_search, control, ground, kernel, network, openings, pool_facts, probe, unit
 from vmfence.host.backends import inventory
 from vmfence.host.backends.inventory import GuestFacts, Inventory
@@ -37,6 +37,10 @@ from vmfence.together import Once
 LIBVIRT_S = 3.0
 _STATUS_S = 2.0
 _ASK_S = 5.0
+WHO_HANGS = explained(
+    "ps -eo pid,stat,etime,wchan:20,args | grep -E '[n]ft|[i]p6?tables|[f]irewalld'",
+    "one that does not end keeps nft and iptables-save waiting",
+)
 _SOCKETS = ("libvirt-sock", "virtqemud-sock")
 Gatherers = dict[str, Callable[[], Any]]
 _SOCKET_FOLDER = "/run/libvirt"
@@ -79,7 +83,8 @@ class Facts:
     """All facts; what could not be gathered is the VmfenceError instead, and rules that need it are not asked.
 
     *path*: the configuration that counts; *accepted*: True where the daemon would take it with its keys.  *holders*:
-    sockets at the ports of the listeners; *processes*: QEMU's; *way_back*: what lets out call-backs.
+    sockets at the ports of the listeners; *processes*: QEMU's; *way_back*: what lets out call-backs, and in what
+    answers them.
     *peer*: the process that listens at the daemon's control socket, or 0; *own*: the addresses of this host.
     *veiled*: how many processes this user cannot see as he would have to.  *program*: the words that start vmfence.
     *now*: seconds of the wall clock.  *corosync*, *pool* (None: the daemon runs without one), *fencing*: of a pool of
@@ -348,16 +353,23 @@ def read_firewall(settings: Settings, rules: firewall.Reader) -> Firewall:
 
 
 def read_way_back(settings: Settings, rules: firewall.Reader) -> Firewall:
-    """Return what would let out the connections back to guests.  Raises VmfenceError, NotPermitted unless root asks."""
+    """Return what would let out the connections back to guests, and their answers in.
+
+    Raises VmfenceError, NotPermitted unless root asks.
+    """
     if os.geteuid() != 0:
         raise NotPermitted("this user may not read the firewall", "", "run this as root")
     listeners = [one for one in settings.listeners if isinstance(one, MulticastSettings)]
-    return firewall.look_out([Opening("tcp", one.port, one.interface, one.family) for one in listeners], rules)
+    wanted = [Opening("tcp", one.port, one.interface, one.family) for one in listeners]
+    try:
+        return firewall.look_out(wanted, rules, kernel.read_local_ports())
+    except DeadlineExceeded as error:  # its own remedy starts one of the programs that hang
+        raise DeadlineExceeded(error.what, error.why, WHO_HANGS) from error
 
 
 def read_clock(files: Iterable[str]) -> Clock:
     """Return whether the clock is synchronised, and the newest moment that *files* know of."""
-    newest = max((os.stat(path).st_mtime for path in files if os.path.exists(path)), default=0.0)
+    newest = max(map(_modified_at, files), default=0.0)
     program = shutil.which("timedatectl", path=proc.system_path())
     if program is None or not os.path.isdir("/run/systemd/system"):
         return Clock(None, newest)
@@ -366,6 +378,14 @@ def read_clock(files: Iterable[str]) -> Clock:
     except VmfenceError as error:
         return Clock(None, newest, error)
     return Clock({"yes": True, "no": False}.get(told), newest)
+
+
+def _modified_at(path: str) -> float:
+    """Return when *path* was written, in seconds of the wall clock; 0 for what is not there, or not shown."""
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
 
 
 def _raiser(error: VmfenceError) -> Callable[[], Any]:

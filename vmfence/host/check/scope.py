@@ -8,6 +8,7 @@ from __future__ import annotations
 from vmfence.config.settings import MulticastSettings, SerialSettings, TcpSettings
 from vmfence.errors import NotPermitted, VmfenceError
 from vmfence.findings import NotAsked, NotReached
+from vmfence.host.check import running
 from vmfence.host.check.facts import Facts
 
 LOOPBACK = ("127.0.0.1", "::1")
@@ -174,6 +175,11 @@ def snooping(facts: Facts) -> VmfenceError | None:
 def manager(facts: Facts) -> VmfenceError | None:
     """systemd runs."""
     return None if facts.unit.is_manager else NotAsked("no systemd runs here")
+
+
+def started(facts: Facts) -> VmfenceError | None:
+    """The daemon has finished its start."""
+    return NotReached("the daemon waits in its start") if running.is_waiting(facts) else None
 
 
 def read_unit(facts: Facts) -> VmfenceError | None:
