@@ -11,9 +11,11 @@ import pytest
 from vmfence.errors import VmfenceError
 from vmfence.host.pool import record
 from vmfence.host.pool.directory import FORGET_S, Directory
+from vmfence.host.pool.effects import NoteFences, Send
 from vmfence.host.pool.lasts import NOBODY_KNOWS
 from vmfence.host.pool.look import Look
-from vmfence.host.pool.messages import Away, Entry, Listing, Report
+from vmfence.host.pool.member import Member
+from vmfence.host.pool.messages import Away, Entry, Listing, Missing, Report, Sight
 from vmfence.protocol.cpg import Store
 
 ALPHA = Entry("älpha", "11111111-2222-3333-4444-555555555501", 1)
@@ -193,3 +195,85 @@ def test_what_fence_virtd_was_told_of_is_bounded() -> None:
 def test_the_record_is_plain(tmp_path: Path) -> None:
     record.save(str(tmp_path), record.take(known()))
     assert json.loads((tmp_path / record.FILE_NAME).read_text())["version"] == 1
+
+
+def both_away() -> Directory:
+    """Host 3 has left, then host 2 with a guest, seen by host 1; then host 2 is back."""
+    directory = known()
+    directory.set_quorate(True, 1003.0)
+    directory.hosts[3].is_seen_leaving = True
+    directory.set_members(frozenset({1}), 13.0, 1004.0)
+    directory.set_members(frozenset({1, 2}), 14.0, 1005.0)
+    return directory
+
+
+def test_what_a_host_had_that_has_booted_may_be_at_one_that_is_still_away() -> None:
+    """A guest moved from 2 to 3 while both daemons were down; then host 2 crashed, and says that the guest is off."""
+    directory = both_away()
+    directory.told_sight(2, Sight())
+    assert directory.away("x")[0].is_seen_leaving and directory.missing()
+    directory.told_sight(2, Sight(has_booted=True))
+    assert not directory.away("x")[0].is_seen_leaving and not directory.missing()
+    # What was said just before that does not count either.
+    directory.take_missing(1, Missing(3, 1002.0, (), True, True), 15.0)
+    look = Look("x", False, 14.0, 30.0)
+    look.reported(1, Report(1, 1, (), 14.0, away=(Away(3, 5.0, None, False, True),)), 14.0)
+    assert not directory.away("x")[0].is_seen_leaving and not look.view(directory).away[3].is_seen_leaving
+
+
+def test_a_host_that_came_and_left_again_is_known_again() -> None:
+    directory = both_away()
+    directory.told_sight(2, Sight(has_booted=True))
+    directory.set_members(frozenset({1, 2, 3}), 15.0, 1006.0)
+    directory.greeted(3)
+    directory.listed(3, Listing((), (), True, True), 15.0)
+    directory.set_members(frozenset({1, 2}), 16.0, 1007.0)
+    look = Look("x", False, 17.0, 30.0)
+    look.reported(1, Report(1, 1, (), 17.0, away=directory.away("x")), 17.0)
+    assert look.view(directory).away[3].is_seen_leaving
+
+
+def test_a_host_that_could_not_read_its_hypervisor_is_not_known_when_it_leaves() -> None:
+    for sights, is_known in (([True], False), ([True, False], True)):
+        directory = known()
+        directory.set_quorate(True, 1003.0)
+        for is_blind in sights:
+            directory.told_sight(2, Sight(is_blind))
+        directory.set_members(frozenset({1}), 13.0, 1004.0)
+        assert {each.node: each.is_seen_leaving for each in directory.away("x")}[2] is is_known
+
+
+def test_what_a_host_tells_that_cannot_read_its_hypervisor_excuses_nobody() -> None:
+    directory = known()
+    directory.told_sight(2, Sight(is_blind=True))
+    directory.listed(2, Listing((ALPHA,), (), True, True), 15.0)  # told anew for a newcomer
+    assert not directory.away("älpha")[0].is_excused
+    directory.told_sight(2, Sight())
+    directory.listed(2, Listing((ALPHA,), (), True, True), 15.0)
+    assert directory.away("älpha")[0].is_excused
+
+
+def test_a_host_that_is_up_without_its_daemon_was_fenced_before_that() -> None:
+    """Its fencing may look newer than that, by the fencer's clock."""
+    directory = known()
+    directory.note_fences({3: 5.0})
+    directory.note_fences({3: 6.0})
+    assert directory.away("x")[0].fence_before == 5.0  # the second may be of after it left
+    assert directory.set_view(frozenset({1, 2}), 1003.0) == frozenset()
+    assert directory.set_view(frozenset({1, 2, 3}), 1004.0) == {3}
+    directory.set_view(frozenset({1, 2}), 1005.0)  # and the answer comes only now
+    directory.note_fences({3: 1100.0})
+    directory.note_fences({3: 1200.0})
+    assert directory.away("x")[0].fence_before == 1100.0
+
+
+def test_a_member_asks_for_fencings_and_tells_and_takes_what_is_known_of_guests() -> None:
+    directory = known()
+    member = Member(directory, 1000)
+    member.view_changed(frozenset({1, 2, 3}), 1003.0)
+    member.sight_changed(True)
+    assert member.take() == [NoteFences((3,)), Send(Sight(is_blind=True))]
+    member.view_changed(frozenset({1, 2, 3}), 1004.0)
+    assert member.take() == []
+    member.received(2, Sight(is_blind=True), 14.0)
+    assert directory.hosts[2].is_blind

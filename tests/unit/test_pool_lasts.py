@@ -5,7 +5,11 @@ from __future__ import annotations
 import itertools
 import random
 
-from vmfence.host.pool.lasts import NOBODY_KNOWS, PAST_MAX, Lasts, merge
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmfence.host.pool.lasts import NOBODY_KNOWS, PAST_MAX, Lasts, merge, new_stay
 from vmfence.host.pool.messages import Last
 
 U = "11111111-2222-3333-4444-555555555501"
@@ -116,3 +120,36 @@ def test_all_come_to_the_same_in_whatever_order_they_hear() -> None:
             merged = merge(merge(one, two), three)
             found.add((merged.stays, frozenset(merged.past)))
         assert len(found) == 1
+
+
+STAYS = st.integers(1, 60)
+OPINIONS = st.builds(
+    lambda stays, past: Last(U, tuple(sorted(stays.items())), tuple(past - stays.keys())),
+    st.dictionaries(STAYS, st.integers(1, 3), max_size=3),
+    st.frozensets(STAYS, max_size=PAST_MAX),
+)
+
+
+@given(OPINIONS, OPINIONS)
+def test_two_opinions_become_the_same_one_in_whatever_order(one: Last, other: Last) -> None:
+    merged = merge(one, other)
+    assert merge(other, one).past == merged.past
+    assert {stay for stay, _ in merge(other, one).stays} == {stay for stay, _ in merged.stays}
+    assert merge(merged, merged) == merged
+
+
+@given(st.lists(OPINIONS, min_size=2, max_size=4))
+def test_who_tell_each_other_come_to_an_end_however_long_the_past(opinions: list[Last]) -> None:
+    """Else each answer would bring something new, and the guest would never count as quiet."""
+    hosts = [Lasts([opinion]) for opinion in opinions]
+    for _ in range(6):
+        told = [last(host) for host in hosts]
+        is_new = [host.hear(each) for host in hosts for each in told]
+    assert not any(is_new)
+
+
+def test_of_a_long_past_the_first_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(1_800_000_000)
+    monkeypatch.setattr("time.time", lambda: next(clock))
+    stays = [new_stay() for _ in range(2 * PAST_MAX)]
+    assert last(seen(*((stay, 1) for stay in stays))).past == tuple(stays[-PAST_MAX - 1 : -1])

@@ -9,12 +9,28 @@ import pytest
 
 from vmfence.errors import PacketError
 from vmfence.host.pool import messages
-from vmfence.host.pool.messages import Away, Entry, Hello, Last, Lasts, Listing, Missing, Order, Query, Report, Result
+from vmfence.host.pool.messages import (
+    Away,
+    Entry,
+    Hello,
+    Last,
+    Lasts,
+    Listing,
+    Missing,
+    Order,
+    Query,
+    Report,
+    Result,
+    Sight,
+    Start,
+)
 from vmfence.protocol import cpg
 
 ALPHA = Entry("älpha \N{SNOWMAN}\udc80", "11111111-2222-3333-4444-555555555501", 5, True)
 EACH = [
     Hello(),
+    Sight(True, True),
+    Hello(starts=(Start("u", 2, 1.5),)),
     Listing((ALPHA, Entry("b", "u", 1)), ("gone",), True, False, 7),
     Listing((), (), False, True),
     Query(1, "alpha", True),

@@ -8,7 +8,7 @@ import pytest
 
 from vmfence.host.pool import record
 from vmfence.host.pool.directory import Directory
-from vmfence.host.pool.messages import Entry, Listing
+from vmfence.host.pool.messages import Entry, Listing, Message, Sight
 from vmfence.host.pool.own import OwnGuests
 
 UUID = "11111111-2222-3333-4444-555555555501"
@@ -92,3 +92,46 @@ def test_what_was_running_when_the_host_went_down_has_ended_with_it(
 def test_a_record_of_before_boots_were_noted_is_of_another(tmp_path: Path) -> None:
     (tmp_path / record.FILE_NAME).write_text('{"version":1,"hosts":{}}')
     assert not record.load(str(tmp_path), 1.0).is_of_this_boot
+
+
+class Seat:
+    """Host 1 and what it sends; hosts 2 and 3 come and go."""
+
+    def __init__(self, directory: Directory, is_quorate: bool = True) -> None:
+        self.sent: list[Message] = []
+        self.directory = directory
+        self.own = OwnGuests(directory, self.sent.append)
+        directory.me = 1
+        directory.set_quorate(is_quorate, 1.0)
+        self.own.joined()
+        self.members(1)  # nobody hears that
+
+    def members(self, *nodes: int) -> list[Message]:
+        """Let these be in the group; return what the host tells of how much it knows."""
+        if self.directory.set_members(frozenset(nodes), 1.0, 1.0):
+            self.own.somebody_joined(1.0)
+        return self.sights()
+
+    def sights(self) -> list[Message]:
+        found = [message for message in self.sent if isinstance(message, Sight)]
+        self.sent.clear()
+        return found
+
+
+def test_the_others_are_told_while_the_guests_cannot_be_read() -> None:
+    seat = Seat(Directory())
+    seat.own.read([RUNNING])
+    assert seat.members(1, 2) == []
+    for is_blind in (True, True, False, False, True):
+        seat.own.set_blind(is_blind)
+    assert seat.sights() == [Sight(True), Sight(False), Sight(True)]
+    assert seat.members(1, 2, 3) == [Sight(True)]
+
+
+def test_a_host_that_has_booted_says_so_to_those_who_can_decide_once(tmp_path: Path) -> None:
+    for is_quorate, again in ((True, []), (False, [Sight(has_booted=True)])):
+        seat = Seat(record.load(str(tmp_path), 1.0), is_quorate)
+        assert seat.members(1, 2) == [Sight(has_booted=True)]
+        assert seat.members(1, 2, 3) == again
+    record.save(str(tmp_path), record.take(seat.directory))
+    assert Seat(record.load(str(tmp_path), 1.0)).members(1, 2) == []  # the daemon alone was started again

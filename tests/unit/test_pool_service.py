@@ -23,7 +23,7 @@ from vmfence.host.backends.base import Guest
 from vmfence.host.pool import messages, record, upkeep
 from vmfence.host.pool.corosync import Delivery, Members, Up
 from vmfence.host.pool.directory import Directory
-from vmfence.host.pool.messages import Entry, Hello, Listing, Message, Order, Query, Report, Result
+from vmfence.host.pool.messages import Entry, Hello, Listing, Message, Order, Query, Report, Result, Sight
 from vmfence.host.pool.pool import Pool, merge
 from vmfence.host.service import Caller, OriginGone, Reply, Rules, Service
 from vmfence.policy import Group, Origin, Policy, Source
@@ -246,6 +246,18 @@ def test_a_message_that_cannot_be_taken_costs_nothing_of_the_rest(
     seated(work)
 
 
+def test_the_others_are_told_when_libvirt_cannot_be_read(seated: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "_AGAIN_S", 0.001)
+
+    async def work(seat: Seat) -> None:
+        await seat.meet()
+        seat.backend.script("guests", Unreachable("libvirt hangs"))
+        seat.pool._upkeep.read_guests()
+        await until(lambda: [sight.is_blind for sight in seat.sent(Sight)][-2:] == [True, False])
+
+    seated(work, ALPHA)
+
+
 def test_without_corosync_nobody_is_here_and_no_request_waits(seated: Play) -> None:
     async def work(seat: Seat) -> None:
         await seat.meet()
@@ -341,6 +353,19 @@ def test_a_question_that_has_ended_is_not_sent_any_more(seated: Play) -> None:
         assert seat.sent(Query) == []
 
     seated(work)
+
+
+def test_who_leaves_does_not_let_fence_virtd_wait(seated: Play) -> None:
+    async def work(seat: Seat) -> None:
+        await seat.meet(2, 3)
+        seat.world.last.happen(Members(frozenset({1, 2})))
+        await until(lambda: 2 in seat.directory.members)
+        seat.hear(2, cpg.Request(5, "alpha", Action.OFF))
+        await until(lambda: seat.sent(Query))
+        seat.pool.close()
+        assert [(reply.asker, reply.seqno, reply.code) for reply in seat.sent(cpg.Reply)] == [(2, 5, Code.FAILURE)]
+
+    seated(work, ALPHA)
 
 
 def test_a_list_waits_for_those_who_have_not_told_and_fails_without_them(

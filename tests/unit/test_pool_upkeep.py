@@ -70,6 +70,7 @@ class Told:
     def __init__(self) -> None:
         self.guests: list[list[Entry]] = []
         self.fences: list[dict[int, float]] = []
+        self.sights: list[bool] = []
         self.failure: Exception | None = None
 
     def guests_read(self, guests: Iterable[Entry]) -> None:
@@ -77,6 +78,9 @@ class Told:
         if failure:
             raise failure
         self.guests.append(list(guests))
+
+    def sight_changed(self, is_blind: bool) -> None:
+        self.sights.append(is_blind)
 
     def fences_noted(self, newest: Mapping[int, float]) -> None:
         self.fences.append(dict(newest))
@@ -176,8 +180,10 @@ def test_guests_that_cannot_be_read_are_told_of_and_read_later(tmp_path: Path, m
     async def work(house: House) -> None:
         await until(lambda: house.upkeep.trouble)
         assert "libvirt hangs" in house.upkeep.trouble
+        assert house.told.sights[0] is True
         await until(lambda: house.told.guests)
         assert house.upkeep.trouble == ""
+        await until(lambda: house.told.sights[-1] is False)
 
     run(house, work)
 
@@ -208,6 +214,8 @@ def test_what_a_silent_hypervisor_has_is_not_gone(tmp_path: Path) -> None:
     async def work(house: House) -> None:
         await until(lambda: house.told.guests)
         assert {entry.uuid for entry in house.told.guests[0]} == {ALPHA.uuid, BETA.uuid}
+        await until(lambda: house.told.sights)
+        assert house.told.sights[0] is True
 
     run(house, work)
 

@@ -9,11 +9,11 @@ What those who were there have seen of it goes to those who come (take_missing, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Callable
 
+from vmfence.host.pool.known import LONG_AGO, Host
 from vmfence.host.pool.lasts import Lasts, new_stay
-from vmfence.host.pool.messages import LISTED_MAX, Away, Entry, Last, Listing, Missing
+from vmfence.host.pool.messages import LISTED_MAX, Away, Entry, Last, Listing, Missing, Sight
 from vmfence.policy import is_uuid
 from vmfence.protocol.cpg import Store
 
@@ -23,60 +23,6 @@ GREETING_S = 2.0
 FORGET_S = 3600.0
 # Names that fence_virtd was told of, and requests under way that are remembered.
 _TOLD_MAX, _REQUESTS_MAX = 50_000, 256
-_LONG_AGO = float("-inf")
-
-
-@dataclass
-class Host:
-    """One host and its guests by UUID, as it has told us.
-
-    *is_listed*: its list is whole.  *left_at* (wall) and *absent_since* (monotonic) tell when it left the group, if it
-    is away.  *stamps* say in which order fence_virtd's guests were told: it never tells of those that are gone.
-    *is_seen_leaving*: what we know of a host that is away is what it had when it left, not something older.
-    *fence_before* is the newest fencing of it that was known while it was there, by the fencer's clock.
-    *is_of_before*: the guests are those of an earlier stay in the group.  *number* counts the changes of the list, and
-    *confirmed_at* (monotonic) is when the whole of it was told last.
-    """
-
-    guests: dict[str, Entry] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
-    stamps: dict[str, int] = field(default_factory=dict)
-    is_listed: bool = False
-    left_at: float = 0.0
-    absent_since: float = _LONG_AGO
-    joined_at: float = _LONG_AGO
-    is_ours: bool = False
-    is_of_before: bool = False
-    is_seen_leaving: bool = False
-    fence_before: float | None = None
-    number: int = -1
-    confirmed_at: float = _LONG_AGO
-
-    def find(self, target: str) -> Entry | None:
-        """Return the guest with this exact name, or this UUID."""
-        return self.guests.get(target.lower() if is_uuid(target) else self.names.get(target, ""))
-
-    def put(self, entry: Entry, stamp: int = 0) -> None:
-        """Note a guest as it is now."""
-        self.drop(entry.uuid)
-        self.guests[entry.uuid] = entry
-        self.names[entry.name] = entry.uuid
-        if stamp:
-            self.stamps[entry.uuid] = stamp
-
-    def drop(self, uuid: str) -> None:
-        """Forget a guest."""
-        before = self.guests.pop(uuid, None)
-        self.stamps.pop(uuid, None)
-        if before is not None and self.names.get(before.name) == uuid:
-            del self.names[before.name]
-
-    def clear(self) -> None:
-        """Forget all guests."""
-        self.guests.clear()
-        self.names.clear()
-        self.stamps.clear()
-        self.is_listed = False
 
 
 class Directory:
@@ -106,9 +52,11 @@ class Directory:
         self._seen_active: dict[str, float] = {}
         self._told_to_all: dict[str, tuple[int, float]] = {}  # name or UUID: the owner, and when that joined
         self._requests: dict[tuple[int, int], int] = {}  # of fence_virtd: asker and number, and when delivered
+        self.unsure: set[int] = set()  # away: got guests, for all we know, from a host that has booted meanwhile
+        self._awoken: set[int] = set()  # whose newest fencing is to be noted though they are not in the group
         self._parts: dict[tuple[int, int], list[Entry]] = {}  # of Missing: by sender and node
         self._unlisted: set[str] = set()
-        self._sweep_at = _LONG_AGO
+        self._sweep_at = LONG_AGO
         for node, (left_at, entries) in (remembered or {}).items():
             host = self.hosts[node] = Host(is_listed=True, left_at=left_at)
             for entry in entries:
@@ -133,11 +81,12 @@ class Directory:
             if host.stamps and self.is_reference(node, now) and not host.is_of_before:
                 host.is_listed = True  # it tells of all its guests at once, soon after it joins
             host.left_at, host.absent_since, host.is_ours = wall, now, False
-            host.is_seen_leaving = self.is_quorate
+            host.is_seen_leaving = self.is_quorate and not host.is_blind
         for node in joined:
             host = self.hosts.setdefault(node, Host())
             host.joined_at, host.is_ours, host.is_listed, host.is_of_before = now, False, False, True
-            host.is_seen_leaving, host.fence_before = False, None
+            host.is_seen_leaving, host.is_blind, host.fence_before = False, False, None
+        self.unsure = self.unsure - members if members else set()
         if joined:
             # What a newcomer has seen may be newer than what we have: nothing that we saw before excuses anything.
             self._seen_active.clear()
@@ -155,12 +104,18 @@ class Directory:
             for node in self.hosts.keys() - self.members:
                 self.hosts[node].is_seen_leaving = False
 
-    def set_view(self, nodes: frozenset[int] | None, wall: float) -> None:
-        """Take the nodes that are up as Corosync sees it, with a daemon of the pool or without; None: not known."""
+    def set_view(self, nodes: frozenset[int] | None, wall: float) -> frozenset[int]:
+        """Take the nodes that are up as Corosync sees it, with a daemon of the pool or without; None: not known.
+
+        Return those that are newly up without being in the group: what they were fenced before is to be noted.
+        """
         before, self.view = self.awake(), nodes
         for node in (before | self.awake()) & self.hosts.keys():
             # It may have booted since it was fenced: only a fencing of after it was seen up counts.
             self.hosts[node].left_at = max(self.hosts[node].left_at, wall)
+        awoken = (self.awake() - before) & self.hosts.keys()
+        self._awoken |= awoken
+        return awoken
 
     def set_configured(self, nodes: dict[int, str] | None) -> None:
         """Take the nodes of the cluster's configuration, with their names; None: it cannot be read."""
@@ -183,12 +138,23 @@ class Directory:
         """Note that *node* is one of ours."""
         self.hosts[node].is_ours = True
 
+    def told_sight(self, node: int, sight: Sight) -> None:
+        """Take what *node* tells of how much it knows of its guests.
+
+        If it has booted, what it had may have left for any host that was away with it, and ended there or not.
+        """
+        self.hosts[node].is_blind = sight.is_blind
+        if sight.has_booted:
+            self.unsure |= self.absent() | (self.hosts.keys() - self.members)
+            for each in self.hosts.keys() - self.members:
+                self.hosts[each].is_seen_leaving = False
+
     def listed(self, node: int, listing: Listing, now: float) -> None:
         """Take what one of ours has told of its guests."""
         host = self.hosts[node]
         is_whole = listing.is_first or listing.is_last or not host.is_listed
         if is_whole and host.is_listed and not host.is_of_before and host.number == listing.number:
-            host.confirmed_at = now
+            host.confirmed_at = host.confirmed_at if host.is_blind else now
             return  # told for a newcomer; we have it
         if listing.is_first:
             host.clear()
@@ -279,7 +245,9 @@ class Directory:
     def take_missing(self, sender: int, told: Missing, now: float) -> None:
         """Take what *sender* saw leave."""
         host = self.hosts.get(told.node)
-        if told.node in self.members or not self.is_quorate or (host is not None and host.is_seen_leaving):
+        if told.node in self.members | self.unsure or not self.is_quorate:
+            return
+        if host is not None and host.is_seen_leaving:
             return
         if told.is_first:
             self._parts[sender, told.node] = []
@@ -306,11 +274,14 @@ class Directory:
                     self.lasts.executes(last.uuid, node, stay, at)
 
     def note_fences(self, newest: Mapping[int, float]) -> None:
-        """Take when hosts were fenced last; of one that has left, the first word counts."""
+        """Take when hosts were fenced last; of one away, the first word since it left or was up counts."""
         for node, ended_at in newest.items():
             host = self.hosts.get(node)
-            if host is not None and (node in self.members or host.fence_before is None):
+            if host is None:
+                continue
+            if node in self.members | self._awoken or host.fence_before is None:
                 host.fence_before = max(ended_at, host.fence_before or 0.0)
+            self._awoken.discard(node)
 
     def owner_told(self, target: str) -> int | None:
         """Return who fence_virtd believes to have *target*, by the messages that it understands."""
@@ -413,7 +384,7 @@ class Directory:
 
     def _is_seen_active(self, uuid: str, since: float) -> bool:
         """Whether a member was seen to have the guest active after *since*."""
-        if self._seen_active.get(uuid, _LONG_AGO) > since:
+        if self._seen_active.get(uuid, LONG_AGO) > since:
             return True
         hosts = (self.hosts[node] for node in self.members)
         return any(

@@ -63,6 +63,18 @@ class Departed(NamedTuple):
     fence_before: float | None = None
 
 
+class Standing(NamedTuple):
+    """What the members had told of the guest called *target*: who has it active, who had it and saw it leave.
+
+    *members* are those in the group, each with when it joined.
+    """
+
+    target: str
+    members: frozenset[tuple[int, float]]
+    active: frozenset[int]
+    moved: frozenset[int]
+
+
 @dataclass(frozen=True)
 class FindFenced:
     """Find out which hosts were fenced since they left, and tell fenced_found()."""

@@ -9,20 +9,25 @@ stay: the guest left from there.  It is past with the stay.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 
 from vmfence.host.pool.messages import Last
 
 # In the place of a node: the guest went from the one that had it last to where nobody has seen it.
 NOBODY_KNOWS = 0
-# Of more stays the first are forgotten; who comes back with one of those then contradicts, and nothing is certain.
+# Of more stays the lowest, so the first, are forgotten; who comes back with one of those then contradicts, and nothing
+# is certain.
 PAST_MAX = 16
-_STAY_MAX = 1 << 62
+_RANDOM_BITS = 27
 
 
 def new_stay() -> int:
-    """Return a number that no other stay has."""
-    return random.SystemRandom().randrange(1, _STAY_MAX)
+    """Return a number that no other stay has.
+
+    Later ones are higher as far as clocks agree; by that alone it goes what is forgotten, and nothing else.
+    """
+    return (int(time.time() * 16) << _RANDOM_BITS) + random.SystemRandom().randrange(1, 1 << _RANDOM_BITS)
 
 
 def merge(one: Last, other: Last) -> Last:
@@ -31,9 +36,22 @@ def merge(one: Last, other: Last) -> Last:
         return one
     stays = [each for each in one.stays if each in other.stays or not _is_past(each[0], other)]
     stays += [each for each in other.stays if each not in stays and not _is_past(each[0], one)]
-    past = list(dict.fromkeys(one.past + other.past))
-    past += [stay for stay, _ in one.stays + other.stays if stay not in past and stay not in dict(stays)]
-    return Last(one.uuid, tuple(sorted(stays)), tuple(past[-PAST_MAX:]))
+    over = {*one.past, *other.past, *dict(one.stays), *dict(other.stays)} - dict(stays).keys()
+    return Last(one.uuid, tuple(sorted(stays)), _kept(over))
+
+
+def _kept(past: Iterable[int]) -> tuple[int, ...]:
+    """Return what is remembered of the past.
+
+    The same for all, in whatever order they heard: else two who tell each other would each time know something new.
+    """
+    return tuple(sorted(past)[-PAST_MAX:])
+
+
+def _again(stay: int, before: int) -> int:
+    """Return the number that all give to the stay that was called past by mistake when the one *before* began."""
+    low = (1 << _RANDOM_BITS) - 1
+    return max(stay, before) & ~low | (stay + before) & low
 
 
 def _is_past(stay: int, last: Last) -> bool:
@@ -81,7 +99,7 @@ class Lasts:
         stays = [each for each in last.stays if each[1] != node]
         if not any(where in at for _, where in stays):
             # Its stay there may have been called past when this one began: it came back before its host looked.
-            again = [((stay + over[0]) % _STAY_MAX, where) for where, stay in at.items() if where != node]
+            again = [(_again(stay, over[0]), where) for where, stay in at.items() if where != node]
             stays += again or [(-stay, NOBODY_KNOWS) for stay in over]
         self._put(uuid, stays, last.stays, last)
 
@@ -127,9 +145,8 @@ class Lasts:
         self, uuid: str, stays: Iterable[tuple[int, int]], before: Iterable[tuple[int, int]], last: Last | None
     ) -> None:
         stays = sorted(stays)
-        past = list(last.past) if last is not None else []
-        past += [stay for stay, _ in before if stay not in past and stay not in dict(stays)]
-        now = Last(uuid, tuple(stays), tuple(past[-PAST_MAX:]))
+        past = {*(last.past if last is not None else ()), *dict(before)} - dict(stays).keys()
+        now = Last(uuid, tuple(stays), _kept(past))
         if now != last:
             self._by_uuid[uuid] = now
             self.changes += 1

@@ -7,9 +7,11 @@ cpg-virt.c: do_real_work).  One without guests has nothing to answer, unless its
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from vmfence.host.pool.directory import Directory, Host
+from vmfence.host.pool.directory import Directory
+from vmfence.host.pool.effects import Standing
+from vmfence.host.pool.known import Host
 from vmfence.host.pool.messages import Away, Entry, Last, Report
 from vmfence.host.pool.verdict import View
 
@@ -40,6 +42,13 @@ def situation(directory: Directory, target: str) -> Situation:
         directory.lasts_of(target),
         all(host.is_listed and not host.is_of_before for host in hosts.values()),
     )
+
+
+def standing(directory: Directory, target: str) -> Standing:
+    """Return what is told of the guest called *target*, as far as it decides where to act."""
+    members = frozenset((node, directory.hosts[node].joined_at) for node in directory.members)
+    now = situation(directory, target)
+    return Standing(target, members, now.active, now.moved)
 
 
 @dataclass
@@ -119,7 +128,25 @@ class Look:
             self._concerned(directory),
             self.offsets_s,
             self._is_quiet(directory),
+            self._is_changed(directory),
+            standing(directory, self.target),
         )
+
+    def _is_changed(self, directory: Directory) -> bool:
+        """Whether the members told of the guest while they were asked: some had answered before that, some after.
+
+        What fence_virtd tells before it answers is its answer.
+        """
+        before, now = self.before, situation(directory, self.target)
+        if before is None:
+            return False
+        changed = (before.active ^ now.active) | (before.moved ^ now.moved)
+        later = {
+            node
+            for node, entries in self.told.items()
+            if node in now.active and not any(entry.is_active for entry in entries)
+        }
+        return bool(later or changed & self.reports.keys())
 
     def _is_quiet(self, directory: Directory) -> bool:
         """Whether what is known of the guest was known before anybody was asked: so it did not move meanwhile."""
@@ -156,7 +183,9 @@ class Look:
             for told in report.away:
                 if told.node in directory.members or not _is_configured(directory, told.node):
                     continue
-                found[told.node] = _worse(found.get(told.node, told), told)
+                is_seen = told.is_seen_leaving and told.node not in directory.unsure
+                each = replace(told, is_seen_leaving=is_seen)
+                found[told.node] = _worse(found.get(told.node, each), each)
         return found
 
 

@@ -55,10 +55,31 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Start:
+    """The host *node* was told to start the guest *uuid*, and for *left_s* more seconds nobody else is to start it."""
+
+    uuid: str
+    node: int
+    left_s: float
+
+
+@dataclass(frozen=True)
 class Hello:
-    """I am a host of this program, not fence_virtd."""
+    """I am a host of this program, not fence_virtd.  *starts*: what I have heard that was ordered a moment ago."""
 
     version: int = VERSION
+    starts: tuple[Start, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What I told of my guests may be old (*is_blind*: my hypervisor cannot be read), or I do not know how they ended.
+
+    *has_booted*: this host has booted since its daemon was here, so nobody knows whether a guest had left it before.
+    """
+
+    is_blind: bool = False
+    has_booted: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,16 +201,16 @@ class Result:
     ended: int = 0
 
 
-Own = Union[Hello, Listing, Lasts, Missing, Query, Report, Order, Result]
+Own = Union[Hello, Sight, Listing, Lasts, Missing, Query, Report, Order, Result]
 Message = Union[Own, cpg.Request, cpg.Reply, cpg.Store]
 
 _KINDS: dict[str, type] = {
-    kind.__name__.lower(): kind for kind in (Hello, Listing, Lasts, Missing, Query, Report, Order, Result)
+    kind.__name__.lower(): kind for kind in (Hello, Sight, Listing, Lasts, Missing, Query, Report, Order, Result)
 }
-_PARTS = (Entry, Away, Last)
+_PARTS = (Entry, Away, Last, Start)
 _NUMBERS = ("state", "version", "seqno", "node", "asker", "action", "code", "number", "stay", "ended")
-_TIMES = ("left_at", "clock_s", "until_s", "fence_before")
-_MANY: dict[str, type] = {"guests": Entry, "away": Away, "lasts": Last}
+_TIMES = ("left_at", "clock_s", "until_s", "fence_before", "left_s")
+_MANY: dict[str, type] = {"guests": Entry, "away": Away, "lasts": Last, "starts": Start}
 
 
 def encode(message: Message) -> bytes:
@@ -250,7 +271,7 @@ def _value(name: str, value: Any) -> Any:
         return number(value)
     if name in _TIMES:
         return None if value is None and name == "fence_before" else moment(value)
-    if name.startswith("is_") or name == "moved":
+    if name.startswith(("is_", "has_")) or name == "moved":
         return _checked(value, isinstance(value, bool))
     return _text(value)
 

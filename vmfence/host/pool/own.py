@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Callable
 
 from vmfence.host.pool.directory import GREETING_S, Directory
-from vmfence.host.pool.messages import LISTED_MAX, Entry, Last, Lasts, Listing, Message
+from vmfence.host.pool.messages import LISTED_MAX, Entry, Last, Lasts, Listing, Message, Sight
 from vmfence.protocol.cpg import Store
 from vmfence.protocol.reply import State
 
@@ -27,6 +27,8 @@ class OwnGuests:
         self._before: dict[str, Entry] = {}
         self._retell_at: float | None = None
         self._has_references = False
+        self._is_blind = False
+        self._has_told_boot = False
 
     def joined(self) -> None:
         """This host has joined the group; what it had before is in the directory."""
@@ -37,6 +39,8 @@ class OwnGuests:
 
     def somebody_joined(self, now: float) -> None:
         """Tell all; who does not greet then is fence_virtd, and wants to be told in its own words."""
+        if self._is_blind or self._must_tell_boot():
+            self._tell_sight()
         self.tell_all()
         self._retell_at = now + GREETING_S
 
@@ -60,6 +64,13 @@ class OwnGuests:
             self._send(Listing(tuple(changed[start:end]), tuple(gone[start:end]), number=self._number))
         if self._retell_at is None and self._has_references:
             self._tell_references(changed)
+
+    def set_blind(self, is_blind: bool) -> None:
+        """Take whether our guests cannot be read, all or some; tell the others when that changes."""
+        if is_blind != self._is_blind:
+            self._is_blind = is_blind
+            if self._directory.me:
+                self._tell_sight()
 
     def recall(self, guest: Entry) -> Entry:
         """Return *guest* with what libvirt does not tell.
@@ -134,6 +145,15 @@ class OwnGuests:
         for uuid in lost:
             lasts.lost_track(uuid, me, self._directory.new_stay())
         self.tell_lasts([last for uuid in lost if (last := lasts.get(uuid)) is not None])
+
+    def _tell_sight(self) -> None:
+        self._send(Sight(self._is_blind, self._must_tell_boot()))
+        # Who comes later is told by none of those who heard this what the hosts had that are away.
+        is_heard = self._directory.is_quorate and len(self._directory.members) > 1
+        self._has_told_boot = self._has_told_boot or is_heard
+
+    def _must_tell_boot(self) -> bool:
+        return not (self._has_told_boot or self._directory.is_of_this_boot)
 
     def _tell_references(self, guests: Iterable[Entry]) -> None:
         for guest in guests:

@@ -66,6 +66,8 @@ class Pool:
 
     def close(self) -> None:
         """Leave the group."""
+        self._member.leaves()
+        self._carry_out_effects()
         self._tasks.close()
         self._upkeep.close()
         self._link.close()
@@ -230,6 +232,11 @@ class Pool:
     def guests_read(self, guests: Iterable[Entry]) -> None:
         """Take the guests of this host."""
         self._member.guests_read(guests)
+        self._carry_out_effects()
+
+    def sight_changed(self, is_blind: bool) -> None:
+        """Take whether the guests of this host cannot be read."""
+        self._member.sight_changed(is_blind)
         self._carry_out_effects()
 
     def fences_noted(self, newest: Mapping[int, float]) -> None:

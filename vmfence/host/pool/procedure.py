@@ -12,7 +12,7 @@ from typing import Any, Union
 
 from vmfence.errors import BackendError, GuestNotFound, Unconfirmed, VmfenceError
 from vmfence.host.backends.base import Guest
-from vmfence.host.pool.effects import Departed
+from vmfence.host.pool.effects import Departed, Standing
 from vmfence.host.pool.verdict import (
     EXECUTING,
     NotVouched,
@@ -41,19 +41,24 @@ class AskAll:
 
 @dataclass(frozen=True)
 class Command:
-    """Let the host *node*, one of ours, carry out an action; answered with an Outcome."""
+    """Let the host *node*, one of ours, carry out an action; answered with an Outcome.
+
+    It is not ordered, and the answer is None, where the members have told otherwise than in *standing* since.
+    """
 
     node: int
     action: Action
     uuid: str
     offset_s: float
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True)
 class AskReference:
     """Send a request of fence_virtd's; answered with what the host *node* replies, or None.
 
-    That is an Outcome; it tells the state in which *node* had the guest *uuid* when it got the request.
+    That is an Outcome; it tells the state in which *node* had the guest *uuid* when it got the request.  *standing* is
+    as in Command.
     """
 
     node: int
@@ -61,13 +66,18 @@ class AskReference:
     target: str
     uuid: str
     limit_s: float | None = None
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True)
 class AskFenced:
-    """Which of these hosts were fenced since they left?  Answered with their set."""
+    """Which of these hosts were fenced since they left?  Answered with their set.
+
+    None is the answer if the group has changed since *standing*, or meanwhile.
+    """
 
     hosts: tuple[Departed, ...]
+    standing: Standing | None = None
 
 
 Step = Union[AskAll, Command, AskReference, AskFenced]
@@ -101,6 +111,16 @@ def find(target: str, is_for_start: bool = False, is_for_action: bool = False) -
     Shut off only if that is vouched for, or *is_for_action*, where the action looks after that.  Raises GuestNotFound
     when all say so, NotVouched when its state cannot be told, BackendError when the name means several.
     """
+    trouble: VmfenceError | None = None
+    for _ in range(ROUNDS_MAX):
+        try:
+            return (yield from _find(target, is_for_start, is_for_action))
+        except _Changed as error:
+            trouble = error
+    raise trouble or Unconfirmed(f"what {target} is was not found out")
+
+
+def _find(target: str, is_for_start: bool, is_for_action: bool) -> Steps:
     view = yield AskAll(target, is_for_start)
     if not view.active() and len(view.uuids()) == 1 and not is_uuid(target):
         # By its UUID it may be known under another name elsewhere.
@@ -116,6 +136,8 @@ def find(target: str, is_for_start: bool = False, is_for_action: bool = False) -
     if entry is None:
         if reasons := _why_not_unknown(view):
             raise NotVouched(f"whether {target} is a guest of this pool cannot be told", "; ".join(reasons))
+        if view.is_changed:
+            raise _Changed(target)
         raise GuestNotFound(f"no guest is called {target}", "no host of the pool knows it")
     if not is_for_action and (reasons := (yield from _doubts(view))):
         raise NotVouched(f"nobody can vouch that {entry.name} is off", "; ".join(reasons))
@@ -132,8 +154,10 @@ def carry_out(action: Action, guest: Guest, view: View) -> Steps:
         except _Refused as error:
             # It may have moved, or its host may be gone: where it is now decides whether to go on.
             trouble = error
+        except _Changed as error:
+            trouble = error
         before, view = view, (yield AskAll(guest.uuid, action is Action.ON))
-        if view.active().keys() == before.active().keys():
+        if isinstance(trouble, _Refused) and view.active().keys() == before.active().keys():
             break
     raise trouble or Unconfirmed(f"{action} of {guest.name} was not confirmed")
 
@@ -153,6 +177,13 @@ def serve_reference(action: int, target: str) -> Steps:
 
 class _Refused(BackendError):
     """A host did not carry out its part."""
+
+
+class _Changed(NotVouched):
+    """What was found is not so any more: all have to be asked again."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(f"where {target} is cannot be told", "it moved, or hosts came or went, while all were asked")
 
 
 def _off(guest: Guest, view: View) -> Steps:
@@ -199,7 +230,7 @@ def _on(guest: Guest, view: View) -> Steps:
         state = guest.state.name.lower()
         raise BackendError(f"{guest.name} is {state}", "on starts guests that are off", "use reboot")
     yield from _vouch(guest, view)
-    yield from _command(node := _home(guest, view), Action.ON, guest, view)
+    yield from _command(node := _home(guest, view), Action.ON, guest, view, view.standing)
     return Outcome(Code.SUCCESS, f"at host {node}")
 
 
@@ -217,7 +248,7 @@ def _reboot(guest: Guest, view: View) -> Steps:
             # For a cluster the off is the point: a guest whose host was fenced is off, and nobody here can start it.
             return Outcome(Code.SUCCESS, f"was off, and stays off: {error}")
     try:
-        yield from _command(node, Action.ON, guest, view)
+        yield from _command(node, Action.ON, guest, view, None if active else view.standing)
     except _Refused as error:
         return Outcome(Code.SUCCESS, f"off was confirmed, but the start failed: {error}")
     return Outcome(Code.SUCCESS, f"{'' if active else 'was off, '}at host {node}")
@@ -230,7 +261,10 @@ def _vouch(guest: Guest, view: View) -> Steps:
 
 
 def _doubts(view: View) -> Steps:
-    return doubts(view, (yield from _fenced(view, is_seen_active=False)))
+    found = doubts(view, (yield from _fenced(view, is_seen_active=False)))
+    if not found and view.is_changed:
+        raise _Changed(_called(view))
+    return found
 
 
 def _fenced(view: View, is_seen_active: bool) -> Steps:
@@ -241,7 +275,10 @@ def _fenced(view: View, is_seen_active: bool) -> Steps:
     if not matters or not view.away:
         return frozenset()
     found = (Departed(node, away.left_at, away.fence_before) for node, away in sorted(view.away.items()))
-    return (yield AskFenced(tuple(found)))
+    fenced = yield AskFenced(tuple(found), view.standing)
+    if fenced is None:
+        raise _Changed(_called(view))
+    return fenced
 
 
 def _home(guest: Guest, view: View) -> int:
@@ -256,18 +293,23 @@ def _home(guest: Guest, view: View) -> int:
     return node
 
 
-def _command(node: int, action: Action, guest: Guest, view: View) -> Steps:
-    """Let *node* carry out *action* and return its Outcome.  Raises _Refused."""
+def _command(node: int, action: Action, guest: Guest, view: View, standing: Standing | None = None) -> Steps:
+    """Let *node* carry out *action*, if things stand as in *standing*, and return its Outcome.
+
+    Raises _Refused, _Changed.
+    """
     if node in view.references:
-        outcome = yield from _command_reference(node, action, guest)
+        outcome = yield from _command_reference(node, action, guest, standing)
     else:
-        outcome = yield Command(node, action, guest.uuid, view.offsets_s[node])
+        outcome = yield Command(node, action, guest.uuid, view.offsets_s[node], standing)
+    if outcome is None:
+        raise _Changed(guest.name)
     if outcome.code != Code.SUCCESS:
         raise _Refused(f"host {node} did not carry out {action} of {guest.name}", outcome.detail)
     return outcome
 
 
-def _command_reference(node: int, action: Action, guest: Guest) -> Steps:
+def _command_reference(node: int, action: Action, guest: Guest, standing: Standing | None) -> Steps:
     """Return the Outcome of *action* at *node*, which runs fence_virtd; only off and on can be believed.
 
     In each of its modes it finds one kind of name alone, and may answer "success" for the other, having done nothing.
@@ -279,7 +321,7 @@ def _command_reference(node: int, action: Action, guest: Guest) -> Steps:
             status = yield AskReference(node, Action.STATUS, text, guest.uuid, REFERENCE_STATUS_S)
             if status is None or status.code != Code.SUCCESS:
                 continue
-        done = yield AskReference(node, action, text, guest.uuid)
+        done = yield AskReference(node, action, text, guest.uuid, standing=standing)
         if done is not None and done.code == Code.SUCCESS:
             return done
         if action is not Action.ON:
@@ -292,6 +334,11 @@ def _why_not_unknown(view: View) -> list[str]:
     found = [] if view.is_quorate else ["the group of hosts is not quorate"]
     found += [f"host {node} does not tell: {why}" for node, why in sorted(view.silent.items())]
     return found + [f"host {node} is away and nobody knows what guests it has" for node in sorted(view.unheard)]
+
+
+def _called(view: View) -> str:
+    entry = view.any_entry()
+    return "the guest" if entry is None else entry.name
 
 
 def _places(nodes: dict[int, Any]) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vmfence.errors import VmfenceError
-from vmfence.host.pool.directory import Directory, Host
+from vmfence.host.pool.directory import Directory
+from vmfence.host.pool.known import Host
 from vmfence.host.pool.messages import Entry, Last, moment, number
 
 FILE_NAME = "pool.json"
@@ -37,7 +38,9 @@ def load(folder: str, wall: float) -> Directory:
             directory.is_of_this_boot = found.get("boot") == this_boot()
             return directory
     except FileNotFoundError:
-        return Directory(wall=wall)
+        directory = Directory(wall=wall)
+        directory.is_of_this_boot = False  # nobody knows
+        return directory
     except OSError as error:
         raise VmfenceError(f"cannot read {path}", error.strerror or str(error)) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -11,8 +11,8 @@ from typing import Any, Callable, Union
 
 from vmfence.errors import DeadlineExceeded, VmfenceError
 from vmfence.host.pool.directory import Directory
-from vmfence.host.pool.effects import Effect, FindFenced, Send, Token
-from vmfence.host.pool.look import PROBE_S, Look, Probe, situation
+from vmfence.host.pool.effects import Effect, FindFenced, Send, Standing, Token
+from vmfence.host.pool.look import PROBE_S, Look, Probe, situation, standing
 from vmfence.host.pool.messages import Message, Order, Query, Report, Result
 from vmfence.host.pool.procedure import AskAll, AskFenced, AskReference, Command, Outcome, Step, Steps
 from vmfence.protocol.cpg import Reply, Request
@@ -28,7 +28,10 @@ Ended = Callable[[Token, Any, Union[VmfenceError, None]], None]
 
 @dataclass
 class Run:
-    """A procedure, and what it waits for: a look, or an answer to *seqno* from *node* until *limit*."""
+    """A procedure, and what it waits for: a look, or an answer to *seqno* from *node* until *limit*.
+
+    *is_stale*: the group has changed since it began to ask who was fenced.
+    """
 
     steps: Steps
     deadline: float
@@ -38,6 +41,8 @@ class Run:
     uuid: str = ""
     limit: float = 0.0
     is_reference: bool = False
+    is_asking_fenced: bool = False
+    is_stale: bool = False
 
 
 class Runs:
@@ -102,8 +107,10 @@ class Runs:
 
     def fenced_found(self, token: Token, fenced: frozenset[int], now: float) -> None:
         """Take who was fenced since it left: who is up again is not down by that."""
-        if token in self._runs:
-            self._go_on(token, fenced - self._directory.awake(), now)
+        run = self._runs.get(token)
+        if run is not None and run.is_asking_fenced:
+            is_down = fenced - self._directory.awake() - self._directory.members
+            self._go_on(token, None if run.is_stale else is_down, now)
 
     # What happens
 
@@ -113,6 +120,8 @@ class Runs:
             if run.look is not None and (has_joined or left):
                 # What was answered before says nothing of a guest that moves between those who come and go.
                 self._begin_step(token, run, AskAll(run.look.target, run.look.is_for_start), now)
+            elif run.is_asking_fenced:
+                run.is_stale = run.is_stale or has_joined or bool(left)
             elif run.node in left:
                 self._go_on(token, None if run.is_reference else _LEFT, now)
 
@@ -137,6 +146,7 @@ class Runs:
         """Give a procedure what it waits for, and begin its next step."""
         run = self._runs[token]
         run.look, run.node, run.is_reference = None, 0, False
+        run.is_asking_fenced = run.is_stale = False
         try:
             step = run.steps.send(answer)
         except StopIteration as ended:
@@ -147,7 +157,11 @@ class Runs:
             self._begin_step(token, run, step, now)
 
     def _begin_step(self, token: Token, run: Run, step: Step, now: float) -> None:
+        if isinstance(step, (AskFenced, Command, AskReference)) and self._is_outdated(step.standing):
+            self._go_on(token, None, now)
+            return
         if isinstance(step, AskFenced):
+            run.is_asking_fenced = True
             self._effects.append(FindFenced(token, step.hosts))
             return
         self._by_seqno.pop(run.seqno, None)
@@ -169,6 +183,9 @@ class Runs:
             self._send(Request(run.seqno, step.target, step.action), run.limit)
         if run.node and run.node not in self._directory.members:
             self._go_on(token, None if run.is_reference else _LEFT, now)
+
+    def _is_outdated(self, known: Standing | None) -> bool:
+        return known is not None and known != standing(self._directory, known.target)
 
     def _end(self, token: Token, result: Any = None, error: VmfenceError | None = None) -> None:
         run = self._runs.pop(token)

@@ -37,6 +37,9 @@ class Told(Protocol):
     def guests_read(self, guests: Iterable[Entry]) -> None:
         """These are all guests of this host."""
 
+    def sight_changed(self, is_blind: bool) -> None:
+        """The guests of this host cannot be read, all or some; or they can again."""
+
     def fences_noted(self, newest: Mapping[int, float]) -> None:
         """These hosts were fenced last at these times of the fencer's clock."""
 
@@ -78,6 +81,7 @@ class Upkeep:
         self._saved = directory.changes
         self._must_read, self._must_note = asyncio.Event(), asyncio.Event()
         self._unnoted: set[int] = set()
+        self._is_whole = True
         self._guests_trouble = ""
         self._record_trouble = ""
 
@@ -144,11 +148,13 @@ class Upkeep:
             except BackendError as error:
                 log.warning("the pool is not told of this host's guests: %s", error)
                 self._guests_trouble = f"the other hosts are not told of this one's guests: {error}"
+                self._told.sight_changed(True)
                 await asyncio.sleep(_AGAIN_S)
                 self._must_read.set()
                 continue
             self._guests_trouble = ""
             self._told.guests_read(guests.values())
+            self._told.sight_changed(not self._is_whole)
 
     async def _read_guests(self) -> dict[str, Entry]:
         """Return the guests of this host by UUID.  Raises BackendError."""
@@ -156,7 +162,8 @@ class Upkeep:
         if self._watch is not None and self._watch.trouble():
             await self._watch.open()
         entries = {guest.uuid: entry_of(guest) for guest in await backend.guests(time.monotonic() + READ_S)}
-        if not all(status.is_answering for status in backend.describe()):
+        self._is_whole = all(status.is_answering for status in backend.describe())
+        if not self._is_whole:
             # What a silent hypervisor has is not gone.
             mine = self._directory.hosts.get(self._directory.me)
             entries = {**(mine.guests if mine else {}), **entries}

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vmfence.errors import BackendError
+from vmfence.host.pool.effects import Standing
 from vmfence.host.pool.lasts import NOBODY_KNOWS
 from vmfence.host.pool.messages import Away, Entry
 from vmfence.protocol.reply import State
@@ -40,7 +41,8 @@ class View:
     *last*: who had it active last, as the members have seen.  *is_everybody_here*: no node of the cluster is missing,
     None if that is not known.  *concerned*: members that list it or see it.  *offsets_s*: by member, how far its clock
     is ahead of ours, at least.  *is_quiet*: it did not move, as far as the members know, while they were asked, and
-    nobody had told before that it was active.
+    nobody had told before that it was active.  *is_changed*: they told otherwise while they were asked.
+    *standing*: what they had told when all had answered.
     """
 
     sightings: dict[int, tuple[Entry, ...]]
@@ -54,6 +56,8 @@ class View:
     concerned: frozenset[int] = frozenset()
     offsets_s: dict[int, float] = field(default_factory=dict)
     is_quiet: bool = False
+    is_changed: bool = False
+    standing: Standing | None = None
 
     def uuids(self) -> set[str]:
         """Return the UUIDs of all guests that answer to what was asked for, away or not."""
