@@ -137,7 +137,7 @@ def test_mutations_with_a_true_signature(rig: Rig, datagrams: Datagrams) -> None
 def test_every_truncation_by_multicast(rig: Rig, datagrams: Datagrams) -> None:
     good = datagrams.packet(wire.OFF, ALPHA)
     log = datagrams.send(*(good[:size] for size in range(176)), good + b"\0", good + bytes(1000))
-    assert log.count(" request ") <= 1
+    assert "action=off" not in log
     rig.wait_told("packet too short")
     rig.wait_told("packet too long")
 
