@@ -16,7 +16,7 @@ demo: $(VENV)/.host
 test: $(VENV)/.test
 	contrib/install-packages $(TEST_PACKAGES)
 	contrib/fetch-guest-kernel .cache/guest
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: $(VENV)/.test
 	contrib/install-packages $(TEST_PACKAGES)

@@ -33,6 +33,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.longrepr = f"skipped where nothing may be: {report.longrepr}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that at the end no worker is left alone with one of them."""
+    items.sort(key=lambda item: (not item.get_closest_marker("long"), not item.get_closest_marker("system")))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests of real parts where one of those is missing, naming it."""
     if item.get_closest_marker("system") and (missing := requirements.missing()):

@@ -20,7 +20,7 @@ from lab.ours import READY, CommandLine, driver_uri, our_config
 from lab.process import Daemon
 from lab.reference import write_key
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("bridge-changes")]
+pytestmark = pytest.mark.system
 # Whoever was sent nothing sends again soon: that the daemon needs a moment to hear of its interface is no failure.
 PATIENCE = {"timeout": 20, "retrans": 5}
 

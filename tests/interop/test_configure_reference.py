@@ -15,7 +15,7 @@ from lab.ours import CommandLine
 from lab.process import Result, run_client
 from lab.reference import FENCE_VIRTD, FENCE_XVM, fence_virtd
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("configure-reference")]
+pytestmark = pytest.mark.system
 ON_BRIDGE, OFF, IN_NETWORK, BY_MACVTAP = "walk-01", "walk-02", "walk-03", "walk-04"
 NETWORK = "<network><name>walk</name><forward mode='bridge'/><bridge name='br0'/></network>"
 IN_NETWORK_XML = "<interface type='network'><source network='walk'/></interface>"

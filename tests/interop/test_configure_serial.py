@@ -14,7 +14,7 @@ from lab.pipe import Bridge, Line, Socket
 from lab.reference import MODULES, fence_virtd, write_key
 from lab.rig import ALPHA, BETA
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("configure-serial")]
+pytestmark = pytest.mark.system
 UUIDS = {ALPHA: uuid_of(1), BETA: uuid_of(2)}
 LIST = "".join(f"{name:32} {uuid} on\n" for name, uuid in UUIDS.items())
 

@@ -21,7 +21,7 @@ from lab.ours import CommandLine, driver_uri, our_config
 from lab.process import Daemon
 from lab.reference import config_text, fence_virtd, write_key
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("real-guests")]
+pytestmark = pytest.mark.system
 PAUSED = libvirt.VIR_DOMAIN_PAUSED
 BOOTED = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_BOOTED)  # restored from an image is another reason
 PORTS = {"ours": wire.PORT, "fence_virtd": wire.PORT + 1}

@@ -30,7 +30,7 @@ from lab.ours import CommandLine, driver_uri, our_config
 from lab.reference import write_key
 from lab.waiting import wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("reference-clients")]
+pytestmark = pytest.mark.system
 LONG_NAME = "z" * 70
 
 

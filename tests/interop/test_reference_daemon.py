@@ -26,7 +26,7 @@ from lab.net import Bridge
 from lab.ours import driver_uri
 from lab.reference import config_text, fence_virtd, write_key
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("reference-daemon")]
+pytestmark = pytest.mark.system
 LONG_NAME = "z" * 70
 
 

@@ -21,7 +21,7 @@ from lab.process import Result, run_client
 from lab.reference import write_key
 from vmfence.agent.differences import DIFFERENCES
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("same-output")]
+pytestmark = pytest.mark.system
 
 
 class Case(NamedTuple):

@@ -21,7 +21,7 @@ from lab.process import Result, run_client
 from lab.reference import FENCE_VIRT, config_text, fence_virtd, write_key
 from lab.rig import ALPHA, BETA, OFF, ON
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("serial-reference")]
+pytestmark = pytest.mark.system
 UUIDS = {ALPHA: uuid_of(1), BETA: uuid_of(2)}
 LIST = "".join(f"{name:32} {uuid} on\n" for name, uuid in UUIDS.items())
 

@@ -120,7 +120,9 @@ class Terminal:
         deadline = time.monotonic() + LIMIT_S
         while not (match := re.search(pattern, self.text)):
             assert select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))[0], self.text
-            self.text += self._read()
+            piece = self._read()
+            assert piece, f"ended without {pattern!r}: {self.text}"
+            self.text += piece
         self.text = self.text[match.end() :]
 
     def type(self, text: str) -> None:

@@ -8,6 +8,7 @@ Every step of a conversation may be left out, repeated or given wrong bytes.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import socket
 import struct
@@ -17,6 +18,7 @@ from contextlib import suppress
 NULL, OFF, REBOOT, ON, STATUS, MONITOR, LIST = range(7)
 DONE, FAILED, IS_OFF, DENIED, HOSTS = 0, 1, 2, 3, 253
 NONE, SHA1, SHA256, SHA512 = range(4)
+_NUMBERS = itertools.count(int.from_bytes(os.urandom(4), "little"))
 # request, hash type, addrlen, flags, domain, address, port, random, seqno, family, hash
 PACKET = struct.Struct("<BBBB64s28sH6sII64s")
 RECORD = struct.Struct("<64s64sBx")  # name, uuid, state
@@ -35,11 +37,14 @@ def packet(
     request: int, domain: str | bytes = b"", *, address: str = "", port: int = 0, seqno: int | None = None,
     kind: int = SHA256, flags: int = 0, random: bytes | None = None,
 ) -> bytes:  # fmt: skip
-    """Return an unsigned packet; *address* (and *port*) only for multicast: where to call back."""
+    """Return an unsigned packet; *address* (and *port*) only for multicast: where to call back.
+
+    Each has a number of its own: fence_virtd keeps silent to one that it has heard within minutes.
+    """
     family = _family(address) if address else 0
     raw = socket.inet_pton(family, address) if address else b""
     name = domain.encode() if isinstance(domain, str) else domain
-    number = int.from_bytes(os.urandom(4), "little") % 1000000 if seqno is None else seqno
+    number = next(_NUMBERS) % 1000000 if seqno is None else seqno
     noise = os.urandom(6) if random is None else random
     return PACKET.pack(request, kind, len(raw), flags, name, raw, port, noise, number, family, b"")
 

@@ -26,7 +26,6 @@ from vmfence.host import daemon as module
 from vmfence.host.daemon import Daemon, Options
 from vmfence.host.notify import ServiceManager
 
-pytestmark = pytest.mark.xdist_group("daemon-life")
 HASTE_S = 5.0  # libvirt gives a silent libvirtd up after 10 s and more: sooner means without waiting for it
 GUEST = "vm-01"
 

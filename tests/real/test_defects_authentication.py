@@ -33,7 +33,6 @@ from lab.rig import (
     refused,
 )
 
-pytestmark = pytest.mark.xdist_group("defects-authentication")
 SIGNED = (wire.SHA1, wire.SHA256, wire.SHA512)
 NAMES = ("none", "sha1", "sha256", "sha512")
 

@@ -32,8 +32,6 @@ from lab.reference import write_key
 from lab.rig import ALPHA, BETA, GUESTS, LOOPBACK, OFF, ON, Rig, hung, is_open, multicast_rig, no_trace
 from lab.waiting import wait_until
 
-pytestmark = pytest.mark.xdist_group("defects-availability")
-
 
 @pytest.fixture(scope="module")
 def rig(vmfence: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:

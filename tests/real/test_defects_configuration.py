@@ -15,8 +15,6 @@ from lab.ours import CommandLine
 from lab.process import run_client
 from lab.rig import ALPHA, Rig, no_trace, refused
 
-pytestmark = pytest.mark.xdist_group("defects-configuration")
-
 
 @pytest.fixture
 def config(vmfence: CommandLine, tmp_path: Path) -> Path:

@@ -19,7 +19,6 @@ from lab.ours import CommandLine, driver_uri
 from lab.reference import write_key
 from lab.rig import ALPHA, BETA, GUESTS, LOOPBACK, OFF, ON, Rig, free_port, no_trace
 
-pytestmark = pytest.mark.xdist_group("defects-data")
 LONG = "x" * 70
 UMLAUT = "ü" * 40  # 80 bytes
 EDGE = "y" * 63

@@ -20,7 +20,6 @@ from lab.process import run_client
 from lab.reference import write_key
 from lab.rig import ALPHA, BAD_KEYS, BETA, CRASHED, GUESTS, OFF, ON, PAUSED, Rig, no_trace, powerless, refused
 
-pytestmark = pytest.mark.xdist_group("defects-success")
 ACTIONS = (wire.OFF, wire.REBOOT, wire.ON, wire.STATUS)
 NOWHERE = "qemu+unix:///system?socket=/nonexistent/libvirt-sock"
 

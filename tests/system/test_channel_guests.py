@@ -22,7 +22,7 @@ from lab.ours import CommandLine
 from lab.rig import Rig, no_trace
 from lab.waiting import wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("channel-guests")]
+pytestmark = pytest.mark.system
 PORT = "<channel type='unix'><source mode='bind'/><target type='virtio' name='{name}'/></channel>"
 LINE = "<serial type='unix'><source mode='bind' path='{path}'/><target port='1'/></serial>"
 UUID = "11111111-2222-3333-4444-{:012}"

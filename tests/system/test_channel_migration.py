@@ -20,7 +20,7 @@ from lab.ours import CommandLine
 from lab.rig import Rig, no_trace
 from lab.waiting import wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("channel-guests")]
+pytestmark = pytest.mark.system
 PORT = "<channel type='unix'><source mode='bind'/><target type='virtio' name='org.vmfence.0'/></channel>"
 ALPHA, BETA = "11111111-2222-3333-4444-000000000001", "11111111-2222-3333-4444-000000000002"
 RUNNING_MIGRATED = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_MIGRATED)

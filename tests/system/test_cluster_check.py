@@ -23,7 +23,7 @@ from lab.process import Daemon
 from lab.reference import write_key
 from lab.waiting import wait_until
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 FIRST = "n1"
 IGNORE = 'unknown_guest = "ignore";'
 Undo = ExitStack

@@ -26,7 +26,7 @@ from lab.requirements import SYSTEM_PATH
 LACKS = [*lab_machine.missing(), *([] if shutil.which("firewalld", path=SYSTEM_PATH) else ["firewalld"])]
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.xdist_group("faults-firewalld"),
+    pytest.mark.long,
     pytest.mark.skipif(bool(LACKS), reason=f"missing: {', '.join(LACKS)}"),
 ]
 GUEST = "10.88.0.11"

@@ -27,7 +27,7 @@ from lab.waiting import wait_until
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.xdist_group("faults-host"),
+    pytest.mark.long,
     pytest.mark.skipif(bool(lab_machine.missing()), reason=f"missing: {', '.join(lab_machine.missing())}"),
 ]
 host, bridge, guest, key, hosts, check = (

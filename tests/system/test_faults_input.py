@@ -22,7 +22,7 @@ from lab.reference import write_key
 from lab.rig import ALPHA, BETA, ON, Rig, hung, is_open, multicast_rig, no_trace
 from lab.waiting import wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("faults-input")]
+pytestmark = pytest.mark.system
 SEED = 20261123
 
 

@@ -19,7 +19,7 @@ from lab.ours import CommandLine
 from lab.rig import Rig, hung, is_open, no_trace
 from lab.waiting import wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("faults-libvirt")]
+pytestmark = pytest.mark.system
 ONE, TWO, THREE = "vm-01", "vm-02", "vm-03"
 ALL = (ONE, TWO, THREE)
 

@@ -34,7 +34,7 @@ from lab.rig import (
 )
 from lab.waiting import wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("faults-life")]
+pytestmark = pytest.mark.system
 REFUSED = "reload refused"
 
 

@@ -15,7 +15,7 @@ from lab import wire
 from lab.ours import CommandLine
 from lab.rig import ALPHA, BETA, ON, Rig, no_trace, powerless, refused
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("faults-state")]
+pytestmark = pytest.mark.system
 FILE = "state/signatures.sqlite"
 
 

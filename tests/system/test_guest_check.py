@@ -21,7 +21,7 @@ from lab.ours import CommandLine, driver_uri, our_config
 from lab.reference import config_text, fence_virtd, write_key
 from lab.waiting import wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("guest-check")]
+pytestmark = [pytest.mark.system, pytest.mark.long]
 GUESTS = {"alpha": "11111111-2222-3333-4444-555555555501"}
 OTHERS = {"omega": "11111111-2222-3333-4444-555555555509"}
 IGNORE = 'unknown_guest = "ignore";'

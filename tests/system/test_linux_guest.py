@@ -23,7 +23,11 @@ from lab.rig import no_trace
 from lab.waiting import wait_until
 
 LACKS = guest_image.missing()
-pytestmark = [pytest.mark.system, pytest.mark.skipif(bool(LACKS), reason=f"needs {', '.join(LACKS)}")]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.long,
+    pytest.mark.skipif(bool(LACKS), reason=f"needs {', '.join(LACKS)}"),
+]
 LINUX, BETA, GAMMA = "linux", "beta", "gamma"
 WAYS = {"serial": ("-D", SERIAL), "virtio": ("-D", VIRTIO), "vmchannel": ("-A", CHANNEL)}
 IS_OFF, DENIED = 2, 3

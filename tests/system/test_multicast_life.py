@@ -30,7 +30,7 @@ from vmfence.errors import ListenError
 from vmfence.host.listeners import multicast
 from vmfence.host.listeners.multicast import MulticastListener
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("multicast-life")]
+pytestmark = pytest.mark.system
 SECOND_IPV4 = "10.88.0.2"
 UDP = ("udp", wire.PORT)
 

@@ -22,7 +22,11 @@ from lab.waiting import wait_until
 
 PROGRAMS = ("nft", "iptables", "iptables-save", "iptables-legacy", "ebtables")
 LACKS = [program for program in PROGRAMS if not shutil.which(program, path=SYSTEM_PATH)]
-pytestmark = [pytest.mark.system, pytest.mark.skipif(bool(LACKS), reason=f"missing: {', '.join(LACKS)}")]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.long,
+    pytest.mark.skipif(bool(LACKS), reason=f"missing: {', '.join(LACKS)}"),
+]
 GROUP, PORT = "225.0.0.12", 1229
 ARRIVES_WITHIN = 5.0  # seconds
 CALLED_WITHIN = 3.0  # where it fails it may take that long

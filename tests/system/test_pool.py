@@ -17,7 +17,7 @@ from lab.ours import CommandLine
 from lab.pool import PoolHost, PoolLab
 from lab.process import Result
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 OK, FAILED, OFF = 0, 1, 2
 FENCED = "/usr/local/sbin/was-fenced"
 FENCED_LIST = "/etc/fenced-hosts"

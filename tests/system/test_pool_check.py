@@ -20,7 +20,7 @@ from lab.pool import CONFIG, PoolHost, PoolLab
 from lab.process import Result
 from lab.waiting import wait_until
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 COROSYNC = "/etc/corosync/corosync.conf"
 FENCED = "/usr/local/sbin/was-fenced"
 MORE = f'fenced_command = "{FENCED}";'

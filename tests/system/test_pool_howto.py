@@ -22,7 +22,7 @@ from lab.pool import CONFIG, PoolHost, PoolLab
 from lab.process import Result, run_client
 from lab.reference import FENCE_XVM
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("pool-howto")]
+pytestmark = pytest.mark.system
 DOCUMENT = Path(__file__).parents[2] / "docs" / "pool.md"
 COROSYNC, AUTHKEY = "/etc/corosync/corosync.conf", "/etc/corosync/authkey"
 COMMAND, RECORD = "/usr/local/sbin/host-was-fenced", "/var/lib/hosts-fenced/hv3"

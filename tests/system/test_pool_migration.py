@@ -24,7 +24,7 @@ from lab.migration import Migration
 from lab.ours import CommandLine
 from lab.pool import PoolHost, PoolLab
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 OK, FAILED, OFF = 0, 1, 2
 MOVER, UUID = "mover", "11111111-2222-3333-4444-00000000000a"
 KEPT, FORGOTTEN = 0, libvirt.VIR_MIGRATE_UNDEFINE_SOURCE  # what becomes of the definition that stays behind

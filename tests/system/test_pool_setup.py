@@ -21,7 +21,6 @@ from lab.waiting import wait_until
 MISSING = sorted({*lab_machine.missing(), *pool.missing()})
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.xdist_group("setup"),
     pytest.mark.skipif(bool(MISSING), reason=f"missing: {', '.join(MISSING)}"),
 ]
 FENCED = "/usr/local/sbin/was-fenced"

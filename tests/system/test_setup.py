@@ -28,7 +28,7 @@ from lab.waiting import wait_until
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.xdist_group("setup"),
+    pytest.mark.long,
     pytest.mark.skipif(bool(lab_machine.missing()), reason=f"missing: {', '.join(lab_machine.missing())}"),
 ]
 GUESTS = ["vm-01", "vm-02"]

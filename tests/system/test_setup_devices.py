@@ -22,7 +22,7 @@ from lab.ours import READY, CommandLine
 from lab.process import Daemon, Result, run_client
 from lab.waiting import wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("setup-devices")]
+pytestmark = pytest.mark.system
 CONTROLLER = "<controller type='virtio-serial'/>"
 ROOM = 20.0
 UUID = "11111111-2222-3333-4444-{:012}"

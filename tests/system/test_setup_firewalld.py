@@ -20,7 +20,6 @@ from lab.requirements import SYSTEM_PATH
 LACKS = [*lab_machine.missing(), *([] if shutil.which("firewalld", path=SYSTEM_PATH) else ["firewalld"])]
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.xdist_group("setup"),
     pytest.mark.skipif(bool(LACKS), reason=f"missing: {', '.join(LACKS)}"),
 ]
 KEY = "/etc/cluster/fence_xvm.key"

@@ -14,6 +14,7 @@ from vmfence.host.pool.directory import Directory
 from vmfence.host.pool.messages import Listing
 from vmfence.protocol.request import Action
 
+pytestmark = pytest.mark.long
 HOSTS, GUESTS, STEPS, SEED = 64, 10_000, 100_000, 20261123
 # Of that many guests all is asked and done: the others are the crowd, which is told of and remembered.
 IN_PLAY = 100
@@ -136,6 +137,7 @@ class Chaos:
         self.world.form_groups()
 
 
+@pytest.mark.timeout(1800)
 def test_no_answer_is_wrong_whatever_happens(capsys: pytest.CaptureFixture[str]) -> None:
     world = World(HOSTS, GUESTS, SEED)
     chaos = Chaos(world)
