@@ -69,9 +69,10 @@ class NodeHost:
             self.daemon.stop()
 
     def kill_daemon(self) -> None:
-        """End the daemon with SIGKILL."""
+        """End the daemon with SIGKILL, and wait for that: as a zombie it would still be found by its name."""
+        assert self.daemon is not None
         self.node.ok("pkill", "-KILL", "-x", "vmfence")
-        self.stop()
+        self.daemon.wait()
 
     def ensure(self, guest: str) -> None:
         """Make sure that *guest* is defined here and runs."""

@@ -206,3 +206,15 @@ def test_it_is_mended_by_fix(host: Host, tmp_path: Path) -> None:
     assert done.exit == 0 and "host setup" in done.stderr and ": done" in done.stderr, done
     assert "it opens: " in done.stderr and "port 1229/udp" in done.stderr and "of zone libvirt" in done.stderr, done
     assert worries(host, tmp_path) == []
+
+
+def test_a_rule_about_a_service_with_other_ports_is_no_fault(host: Host, tmp_path: Path) -> None:
+    tell(host, "--permanent --zone=libvirt --add-rich-rule=rule_service_name=ssh_reject")
+    assert [one for one in host.judged()["findings"] if one["severity"] != "note"] == []
+    assert worries(host, tmp_path) == []
+    tell(host, "--permanent --new-service=ours", "--permanent --service=ours --add-port=1200-1300/udp")
+    tell(host, "--permanent --zone=libvirt --add-rich-rule=rule_service_name=ours_reject")
+    (fault,) = (one for one in host.judged()["findings"] if one["severity"] != "note")
+    assert fault["code"] == "host-firewall"
+    paste(host, fault["remedy"])
+    assert worries(host, tmp_path) == []

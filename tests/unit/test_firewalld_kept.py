@@ -6,11 +6,12 @@ it was installed, those called kept after a source, three rich rules and a polic
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from vmfence.packetfilter.kept import Later, stops_later
+from vmfence.packetfilter.kept import Later, services_named, stops_later
 from vmfence.packetfilter.listing import Answers, Listings, sections
 from vmfence.packetfilter.rules import Opening
 
@@ -44,7 +45,7 @@ def test_what_a_real_firewalld_keeps_is_found_and_nothing_else() -> None:
     ours = Later(f"zone libvirt has the rich rule: {rule}", f"{KEEP} --zone=libvirt '--remove-rich-rule={rule}'")
     assert ours in found
     assert found[-1] == Later("policy p does not let in UDP 1229 and IGMP on br0", opened.format("--policy=p"))
-    assert len(found) == 4  # with the rule about service ssh: which ports that has is not looked up
+    assert len(found) == 4  # with the rule about service ssh: which ports that has is not told here
     assert [one.what for one in stops_later(recorded(""), recorded("-kept"), "public", UDP, "vmfence")] == [
         found[0].what
     ]
@@ -82,6 +83,33 @@ def test_rich_rules(rule: str, opening: Opening, is_told: bool) -> None:
     assert [one.what for one in found] == [f"zone z has the rich rule: {rule}"] * is_told
     assert list(stops_later(kept, kept, "z", opening, "vmfence")) == []
     assert list(stops_later(Listings(), kept, "other", opening, "vmfence")) == []
+
+
+@pytest.mark.parametrize(
+    ("service", "opening", "is_told"),
+    [
+        (("ports: 22/tcp", "protocols: "), UDP, False),
+        (("ports: 22/tcp 1200-1300/udp",), UDP, True),
+        (("ports: 1229/udp",), TCP, False),
+        (("ports: ", "protocols: igmp"), UDP, True),
+        (("ports: ", "protocols: igmp"), TCP, False),
+        (("ports: 22/tcp", "includes: other"), UDP, True),  # nobody looked at the other
+        (("ports: ", "protocols: ", "modules: tftp"), UDP, True),
+    ],
+)
+def test_rich_rules_about_a_service_that_is_known(service: tuple[str, ...], opening: Opening, is_told: bool) -> None:
+    rule = 'rule family="ipv4" service name="s" reject'
+    kept = Listings(sections(f"z\n  target: default\n  rich rules: \n\t{rule}\n"))
+    assert services_named(kept) == {"s"}
+    known = replace(kept, services=sections("\n".join(["s", *(f"  {line}" for line in service)])))
+    assert bool(list(stops_later(Listings(), known, "z", opening, "vmfence"))) is is_told
+
+
+@pytest.mark.parametrize(
+    "rule", ['rule service name="s" accept', 'rule service name="s" log prefix="drop"', 'rule protocol value="s" drop']
+)
+def test_services_that_decide_nothing_are_not_looked_up(rule: str) -> None:
+    assert services_named(Listings(sections(f"z\n  rich rules: \n\t{rule}\n"))) == frozenset()
 
 
 @pytest.mark.parametrize(

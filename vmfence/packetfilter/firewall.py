@@ -18,7 +18,7 @@ from typing import Any, Callable
 from vmfence import proc, together
 from vmfence.errors import DeadlineExceeded, VmfenceError
 from vmfence.packetfilter.firewalld import SERVICE, Argv, Needs, firewalld_missing
-from vmfence.packetfilter.kept import Later, stops_later, stops_now
+from vmfence.packetfilter.kept import Later, services_named, stops_later, stops_now
 from vmfence.packetfilter.listing import Answers, Listings, sections
 from vmfence.packetfilter.origins import Origins, read_origins
 from vmfence.packetfilter.outgoing import mirrored, turned
@@ -33,6 +33,7 @@ _ASK_S = 20.0  # less in a check, which limits all programs: see proc.limited()
 # How firewall-cmd says no: to a query, to a zone of an interface that has none, to a service that it does not know.
 _NO = (1, 2, 101)
 _USAGE = 2  # before 0.9 firewalld has no policies
+_SERVICES_MAX = 8  # that are looked up; what rich rules say of more counts as perhaps
 # Reads the rules of one family of addresses, as read_rules() does; or hands out again what was read.
 Reader = Callable[[str], Rulesets]
 
@@ -192,7 +193,17 @@ def _listings() -> tuple[Listings, Listings]:
         if done.status and not (done.status == _USAGE and words[-1] == "--list-all-policies"):
             raise VmfenceError(f"firewall-cmd {' '.join(words)} failed", _complaint(done))
     zones, policies, kept_zones, kept_policies = (sections("" if done.status else done.stdout) for done in answers)
-    return Listings(zones, policies), Listings(kept_zones, kept_policies)
+    found = Listings(zones, policies), Listings(kept_zones, kept_policies)
+    now, kept = (_with_services(program, each, where) for each, where in zip(found, ([], ["--permanent"])))
+    return now, kept
+
+
+def _with_services(program: str, listings: Listings, where: Sequence[str]) -> Listings:
+    """Return *listings* with the services that matter.  Raises VmfenceError; ValueError for what is no listing."""
+    names = sorted(services_named(listings))[:_SERVICES_MAX]
+    answers = _at_once([[program, *where, f"--info-service={name}"] for name in names])
+    found = {name: one for done in answers if not done.status for name, one in sections(done.stdout).items()}
+    return replace(listings, services=found)
 
 
 def _judge(found: _Findings, rulesets: Rulesets, opening: Opening, number: int) -> None:

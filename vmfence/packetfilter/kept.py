@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from vmfence.packetfilter.listing import Listings, Section
@@ -16,6 +16,7 @@ from vmfence.packetfilter.rules import Opening
 
 _HOST, _ANY = "HOST", "ANY"  # ANY is every zone; this host is none
 _STOPPING = ("DROP", "REJECT", "%%REJECT%%")
+_SERVICE = re.compile(r'\bservice name="([^"]*)"')
 # Rich rules about these do not decide about requests.
 _OTHERS = ("icmp-type", "icmp-block", "forward-port", "masquerade")
 
@@ -48,14 +49,20 @@ def stops_later(now: Listings, kept: Listings, zone: str, opening: Opening, serv
         if new and _is_stopping(one) and not one.admits(opening, service):
             yield _admitted(f"zone {name}, which does not let in {opening}, has sources {' '.join(new)}", name, opening)
         if name == zone or new:
-            yield from _ruled("zone", name, one, before, opening)
+            yield from _ruled("zone", name, one, before, opening, kept.services)
     for name, one in kept.policies.items():
         before = now.policies.get(name, Section())
         if one == before or not _is_ahead(one, zone):
             continue
         if any(target in _STOPPING for target in one.get("target")) and not one.admits(opening, service):
             yield _admitted(f"policy {name} does not let in {opening}", name, opening, "policy")
-        yield from _ruled("policy", name, one, before, opening)
+        yield from _ruled("policy", name, one, before, opening, kept.services)
+
+
+def services_named(kept: Listings) -> frozenset[str]:
+    """Return the services whose ports decide whether rich rules of *kept* stop anything of ours."""
+    rules = (rule for kind in (kept.zones, kept.policies) for one in kind.values() for rule in one.rules)
+    return frozenset(name for rule in rules if _is_about_to_stop(rule) for name in _SERVICE.findall(rule))
 
 
 def _is_stopping(zone: Section) -> bool:
@@ -69,9 +76,11 @@ def _admitted(what: str, name: str, opening: Opening, kind: str = "zone") -> Lat
     return Later(what, " && ".join(map(shlex.join, words)))
 
 
-def _ruled(kind: str, name: str, one: Section, before: Section, opening: Opening) -> Iterator[Later]:
+def _ruled(
+    kind: str, name: str, one: Section, before: Section, opening: Opening, services: Mapping[str, Section]
+) -> Iterator[Later]:
     for rule in one.rules:
-        if rule not in before.rules and _may_stop(rule, opening):
+        if rule not in before.rules and _may_stop(rule, opening, services):
             words = ["firewall-cmd", "--permanent", f"--{kind}={name}", f"--remove-rich-rule={rule}"]
             yield Later(f"{kind} {name} has the rich rule: {rule}", shlex.join(words))
 
@@ -83,24 +92,41 @@ def _is_ahead(policy: Section, zone: str) -> bool:
     return priority.startswith("-") and is_from_there and _HOST in policy.get("egress-zones")
 
 
-def _may_stop(rule: str, opening: Opening) -> bool:
-    values = dict(re.findall(r'(\w+(?: \w+)?)="([^"]*)"', rule))
+def _is_about_to_stop(rule: str) -> bool:
     words = re.sub(r'="[^"]*"', "=", rule).split()
-    if not {"drop", "reject"} & {*words} or any(other in words for other in _OTHERS):
+    return not {"drop", "reject"}.isdisjoint(words) and not any(other in words for other in _OTHERS)
+
+
+def _may_stop(rule: str, opening: Opening, services: Mapping[str, Section]) -> bool:
+    values = dict(re.findall(r'(\w+(?: \w+)?)="([^"]*)"', rule))
+    if not _is_about_to_stop(rule):
         return False
     priority = values.get("rule priority", "0")
     if not priority.startswith("-") and priority != "0":
         return False
     if (values.get("rule family") or values.get("family") or opening.family) != opening.family:
         return False
-    return _concerns(rule, opening)
+    return _concerns(rule, opening, services)
 
 
-def _concerns(rule: str, opening: Opening) -> bool:
+def _concerns(rule: str, opening: Opening, services: Mapping[str, Section]) -> bool:
     """Whether *rule* is about the port or the protocols of *opening*, or about whatever comes."""
+    service = _SERVICE.search(rule)
+    if service:
+        return _may_cover(services.get(service[1]), opening)
     port = re.search(r'\bport port="(\d+)(?:-(\d+))?" protocol="(\w+)"', rule)
     if port and "source-port" not in rule:
         is_ours = int(port[1]) <= opening.port <= int(port[2] or port[1])
         return port[3] == opening.protocol and is_ours
     protocol = re.search(r'\bprotocol value="([\w-]+)"', rule)
     return protocol is None or protocol[1] in (opening.protocol, *(["igmp", "2"] if opening.igmp else []))
+
+
+def _may_cover(service: Section | None, opening: Opening) -> bool:
+    """Whether *service* has the port or the protocols of *opening*, or may have, for all that is known of it."""
+    if service is None or service.get("includes") or not (service.get("ports") or service.get("protocols")):
+        return True
+    protocols = (opening.protocol, *(["igmp"] if opening.igmp else []))
+    return service.has_port(f"{opening.port}/{opening.protocol}") or any(
+        protocol in service.get("protocols") for protocol in protocols
+    )

@@ -1,7 +1,7 @@
 """What firewalld has, from its listings of all zones and policies: a few calls of firewall-cmd instead of one for each
 question, of which each starts an interpreter.  Pure.
 
-Format: ``firewall-cmd --list-all-zones`` and ``--list-all-policies`` of firewalld 1.3.
+Format: ``firewall-cmd --list-all-zones``, ``--list-all-policies`` and ``--info-service`` of firewalld 1.3.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Answer = tuple[bool, str]
 
 @dataclass(frozen=True)
 class Section:
-    """One zone or policy: its *values* by the names of the listing, and its rich *rules*."""
+    """One zone, policy or service: its *values* by the names of the listing, and its rich *rules*."""
 
     values: dict[str, tuple[str, ...]] = field(default_factory=dict)
     rules: tuple[str, ...] = ()
@@ -44,10 +44,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Listings:
-    """Zones and policies by name, one kind of each: as firewalld runs, or as it keeps them."""
+    """Zones and policies by name, one kind of each: as firewalld runs, or as it keeps them.
+
+    *services*: those of them that rich rules name, as far as they have been looked up.
+    """
 
     zones: Mapping[str, Section] = field(default_factory=dict)
     policies: Mapping[str, Section] = field(default_factory=dict)
+    services: Mapping[str, Section] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
