@@ -290,7 +290,7 @@ class World:
             self.hosts[target].is_transient.discard(uuid)
             self.changed(self.hosts[target])
         if host.number != target:
-            host.guests[uuid] = replace(host.guests[uuid], state=OFF, moved=False)
+            host.guests[uuid] = replace(host.guests[uuid], state=OFF, moved=False, is_unexplained=False)
             self._set_place(uuid, self.places[uuid] - {host.number})
         self.changed(host)
 
@@ -303,7 +303,7 @@ class World:
             is_late = any(ask.uuid == uuid and ask.at <= by_hand_at for ask in self.asks.values())
             if self.places[uuid] and not is_late:
                 self.wrong.append(f"second start of {uuid[:8]} at {host.number}: runs at {self.places[uuid]}")
-            host.guests[uuid] = replace(entry, state=RUNNING, moved=False)
+            host.guests[uuid] = replace(entry, state=RUNNING, moved=False, is_unexplained=False)
             self._set_place(uuid, self.places[uuid] | {host.number})
             self.changed(host)
 
@@ -320,7 +320,7 @@ class World:
         if uuid not in target.guests and self.rng.random() < 0.5:
             target.is_transient.add(uuid)
         self.moving[uuid] = (source.number, target.number)
-        target.guests[uuid] = replace(source.guests[uuid], state=PAUSED, moved=False)
+        target.guests[uuid] = replace(source.guests[uuid], state=PAUSED, moved=False, is_unexplained=False)
         self.changed(target)
 
     def finish_move(self, uuid: str) -> None:

@@ -97,7 +97,7 @@ def test_options_come_from_a_template_too_and_the_own_ones_win() -> None:
         f'<template id="t" class="stonith" type="fence_xvm">{attributes("t-i", timeout="20", hash="sha512")}'
         '<operations><op id="t-m" name="monitor" interval="30s" timeout="40s"/></operations></template>'
     )
-    (device,) = resources(f'{template}<primitive id="xvm" class="stonith" template="t">'
+    (device,) = resources(f'{template}<primitive id="xvm" template="t">'
                           f"{attributes('i', timeout='5')}</primitive>").devices  # fmt: skip
     assert (device.agent, device.options) == ("fence_xvm", {"timeout": "5", "hash": "sha512"})
     assert device.operations == (Operation("monitor", "30s", "40s"),)

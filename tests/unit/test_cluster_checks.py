@@ -179,6 +179,7 @@ FOR_A_GROUP = KeyExposed("the key's group may read it", "gid 7, mode 0640", "see
 FAILED_TO_START = DeviceStatus("fence", "fence_vmfence", "Stopped", True, False, ())
 VM3 = Record("vm-3", "11111111-2222-3333-4444-555555555503", State.RUNNING)
 MAP_TO_FILL_IN = "pcmk_host_map=n1:vm-1;n2:GUEST"
+LEVELS = tuple(Level(index, "node", node, (name,)) for node in ("n1", "n2") for index, name in ((2, "b"), (1, "a")))
 VM1_AGAIN = Record("vm-1", "11111111-2222-3333-4444-555555555509", State.RUNNING)
 MISTAKES: dict[str, tuple[str, Severity, Callable[[], Facts]]] = {
     # properties
@@ -379,6 +380,14 @@ MISTAKES: dict[str, tuple[str, Severity, Callable[[], Facts]]] = {
         ERROR,
         lambda: options(pcmk_host_map=f"n1:vm-1;n2:{UUIDS[0].upper()}"),
     ),
+    "by one key, named or not": (
+        "cluster-guest-twice",
+        ERROR,
+        lambda: configured(
+            cib(device("a", pcmk_host_map="n1:vm"), device("b", pcmk_host_map="n2:vm", key_file=KEY)),
+            hosts=NotAsked("not now"),
+        ),
+    ),
     "swapped": ("cluster-uuid-mismatch", ERROR, lambda: options(pcmk_host_map="n1:vm-2;n2:vm-1")),
     "off while online": (
         "cluster-guest-not-running",
@@ -431,6 +440,13 @@ MISTAKES: dict[str, tuple[str, Severity, Callable[[], Facts]]] = {
         ),
     ),
     "no delay": ("cluster-two-node-delay", WARNING, lambda: options(pcmk_delay_base="")),
+    "a delay in the second level alone": (
+        "cluster-two-node-delay",
+        WARNING,
+        lambda: configured(
+            cib(device("a", pcmk_delay_base=""), device("b", pcmk_delay_base="", pcmk_delay_max="9s"), levels=LEVELS)
+        ),
+    ),
     "equal delays": ("cluster-two-node-delay", WARNING, lambda: options(pcmk_delay_base="10s")),
     "not set for two nodes": (
         "cluster-two-node-quorum",
@@ -532,6 +548,14 @@ def test_nothing_is_said_of_guests_and_key_while_no_host_answers() -> None:
             ),
             hosts=NotAsked("not now"),
         ),
+        lambda: configured(
+            cib(
+                device("a", pcmk_host_map="n1:vm", key_file="/etc/cluster/a.key"),
+                device("b", pcmk_host_map="n2:vm", key_file="/etc/cluster/b.key"),
+            ),
+            hosts=NotAsked("not now"),
+        ),
+        lambda: configured(cib(device("a"), device("b", pcmk_delay_max="5s", pcmk_delay_base=""), levels=LEVELS)),
         lambda: healthy(history=(event("success", 60), event("failed", 3600))),
         lambda: healthy(history=(event("failed", 3600), event("success", 60))),
         lambda: set_to(priority_fencing_delay="20s"),
@@ -619,6 +643,66 @@ def test_remedies_change_what_is_wrong_and_keep_the_rest(code: str, make: Callab
     remedy = next(one.fault.remedy for one in found(make()) if one.code == code)
     assert shlex.split(remedy)[:3] == ["pcs", "stonith", "update"]
     assert shlex.split(remedy)[4:] == [words]
+
+
+def of_ipmi(*others: Device, **more: Any) -> Facts:
+    """Three nodes, of which n1 is no guest: its device is of another agent."""
+    return configured(cib(device("ipmi", "fence_ipmilan", pcmk_host_map="n1:x"), *others, nodes=3, **more))
+
+
+UNCOVERED: dict[str, tuple[Callable[[], Facts], dict[str, str]]] = {
+    "into ours": (
+        lambda: of_ipmi(device("v", pcmk_host_map="n2:vm-2")),
+        {"n3": "pcs stonith update v 'pcmk_host_map=n2:vm-2;n3:GUEST'"},
+    ),
+    "both at once": (
+        lambda: of_ipmi(device("v", pcmk_host_map="n9:vm-9")),
+        dict.fromkeys(("n2", "n3"), "pcs stonith update v 'pcmk_host_map=n2:GUEST;n3:GUEST'"),
+    ),
+    "none is ours": (
+        of_ipmi,
+        dict.fromkeys(("n2", "n3"), "vmfence cluster add-device vmfence --node=n2 --node=n3"),
+    ),
+    "none is ours, and the name is taken": (
+        lambda: of_ipmi(ids=frozenset({"vmfence", "vmfence2"})),
+        dict.fromkeys(("n2", "n3"), "vmfence cluster add-device vmfence3 --node=n2 --node=n3"),
+    ),
+    "left out of its level": (
+        lambda: of_ipmi(
+            device("v", pcmk_host_map="n2:vm-2;n3:vm-3"),
+            levels=(Level(1, "node", "n2", ("ipmi",)), Level(1, "pattern", "^n3$", ("ipmi",))),
+        ),
+        {"n2": "pcs stonith level add 2 n2 v", "n3": "pcs stonith level add 1 n3 v"},
+    ),
+    "no level is free": (
+        lambda: of_ipmi(
+            device("v", pcmk_host_map="n2:vm-2;n3:vm-3"),
+            levels=tuple(Level(index, "node", "n2", ("ipmi",)) for index in range(1, 10)),
+        ),
+        {"n2": "pcs stonith level config"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "remedies"), UNCOVERED.values(), ids=UNCOVERED)
+def test_a_node_without_a_device_gets_one_that_fits(make: Callable[[], Facts], remedies: dict[str, str]) -> None:
+    told = {one.fault.subject: one.fault.remedy for one in found(make()) if one.code == "cluster-node-not-covered"}
+    assert {node: shlex.split(text, comments=True) for node, text in told.items()} == {
+        node: shlex.split(text) for node, text in remedies.items()
+    }
+
+
+@pytest.mark.parametrize("version", [(2, 1, 5), (3, 0, 2)])
+@pytest.mark.parametrize("names", [("web", "web2"), ("web2", "web"), ("WEB", "web2"), ("n1", "n2")])
+def test_the_delay_that_is_proposed_parts_the_two_nodes(names: tuple[str, str], version: tuple[int, ...]) -> None:
+    def given(delay: str) -> Facts:
+        made = device(pcmk_host_map=f"{names[0]}:vm-1;{names[1]}:vm-2", pcmk_delay_base=delay)
+        return configured(replace(cib(made), nodes=(Node(names[0], "1"), Node(names[1], "2"))), version=version)
+
+    remedy = next(one.fault.remedy for one in found(given("")) if one.code == "cluster-two-node-delay")
+    [option] = shlex.split(remedy)[4:]
+    mended = given(option.partition("=")[2])
+    assert not {"cluster-two-node-delay", "cluster-delay-prefix"} & codes(mended)
 
 
 def test_a_node_is_proven_from_another_one() -> None:

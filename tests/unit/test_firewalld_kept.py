@@ -73,6 +73,11 @@ def test_what_a_real_firewalld_keeps_is_found_and_nothing_else() -> None:
         ('rule protocol value="igmp" drop', UDP, True),
         ('rule protocol value="igmp" drop', TCP, False),
         ('rule protocol value="sctp" drop', UDP, False),
+        ('rule protocol value="17" drop', UDP, True),
+        ('rule protocol value="17" drop', TCP, False),
+        ('rule protocol value="2" drop', UDP, True),
+        ('rule protocol value="6" drop', TCP, True),
+        ('rule protocol value="UDP" drop', UDP, True),
         ('rule icmp-type name="echo-request" reject', UDP, False),
         ('rule service name="ssh" reject', UDP, True),  # whatever its ports are
     ],
@@ -95,6 +100,14 @@ def test_rich_rules(rule: str, opening: Opening, is_told: bool) -> None:
         (("ports: ", "protocols: igmp"), TCP, False),
         (("ports: 22/tcp", "includes: other"), UDP, True),  # nobody looked at the other
         (("ports: ", "protocols: ", "modules: tftp"), UDP, True),
+        (("ports: ntp/udp",), UDP, True),  # it is not known here which port has that name
+        (("ports: ntp/udp 22/tcp",), TCP, False),
+        (("ports: ntp/udp 1229/tcp",), TCP, True),
+        (("ports: 22/tcp", "protocols: 2"), UDP, True),
+        (("ports: 22/tcp", "protocols: 17"), UDP, True),
+        (("ports: 22/udp", "protocols: 6"), TCP, True),
+        (("ports: 22/tcp", "protocols: 6"), UDP, False),
+        (("ports: 22/tcp", "source-ports: 68/udp"), UDP, True),
     ],
 )
 def test_rich_rules_about_a_service_that_is_known(service: tuple[str, ...], opening: Opening, is_told: bool) -> None:
@@ -121,6 +134,8 @@ def test_services_that_decide_nothing_are_not_looked_up(rule: str) -> None:
         (("target: DROP", "sources: 10.0.0.1", "services: vmfence"), False),
         (("target: DROP", "sources: 10.0.0.1", "ports: 1229/udp"), True),  # without IGMP it is half
         (("target: DROP", "sources: 10.0.0.1", "ports: 22/tcp 1229/udp", "protocols: igmp"), False),
+        (("target: DROP", "sources: 10.0.0.1", "ports: ntp/udp 1229/udp", "protocols: igmp"), False),
+        (("target: DROP", "sources: 10.0.0.1", "ports: ntp/udp", "protocols: igmp"), True),
         (("target: DROP", "sources:"), False),
     ],
 )

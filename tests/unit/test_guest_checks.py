@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from vmfence import diagnose
 from vmfence.cli import guest_check
-from vmfence.errors import DeadlineExceeded, KeyExposed, KeyFileError, VmfenceError
+from vmfence.cli.main import vmfence
+from vmfence.errors import DeadlineExceeded, KeyExposed, KeyFileError, NotPermitted, VmfenceError
 from vmfence.findings import NotAsked, Severity
 from vmfence.guest import answers, survey
 from vmfence.guest.agreement import Agreement, agreement
@@ -90,7 +91,7 @@ def answering(other: HostAnswer, speakers: tuple[str, ...] = ()) -> dict[str, An
 def watched(monkeypatch: pytest.MonkeyPatch, *words: str, **changes: Any) -> tuple[int, str]:
     """Return the exit code and the line of a watch that looks once, without its time."""
     monkeypatch.setattr(guest_check, "gather", lambda inquiry, limit_s: facts(**changes))
-    done = CliRunner().invoke(guest_check.check, ["--watch", "--count", "1", *words])
+    done = CliRunner().invoke(vmfence, ["guest", "check", "--watch", "--count", "1", *words])
     return done.exit_code, done.stdout.partition("  ")[2].rstrip("\n")
 
 
@@ -102,6 +103,33 @@ def test_a_watch_says_ok_only_where_everything_was_judged(monkeypatch: pytest.Mo
     assert watched(monkeypatch, "--strict", **unread)[0] == 4
     code, line = watched(monkeypatch, trial=UNHEARD, hosts=NOBODY)
     assert code == 1 and line.startswith("error guest-not-heard: ") and "unknown" not in line
+
+
+UNREAD: dict[str, Any] = {"firewall": Firewall(doubts=("nft: cannot be run",))}
+UNSEEN: dict[str, Any] = {"key": NotPermitted("this user may not read the key")}
+FAILED: dict[str, Any] = {"trial": UNHEARD, "hosts": NOBODY}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "code"),
+    [
+        ((FAILED, UNREAD, {}), 1),
+        ((UNREAD, FAILED), 1),
+        ((UNSEEN, FAILED), 1),
+        ((UNSEEN, UNREAD), 3),
+        ((UNREAD, UNSEEN), 3),
+        ((UNREAD, {}), 4),
+        (({}, {}), 0),
+    ],
+)
+def test_a_watch_ends_with_the_worst_of_its_rounds(
+    monkeypatch: pytest.MonkeyPatch, rounds: tuple[dict[str, Any], ...], code: int
+) -> None:
+    """An error before what this user may not see, that before what could not be judged."""
+    coming = iter(rounds)
+    monkeypatch.setattr(guest_check, "gather", lambda inquiry, limit_s: facts(**next(coming)))
+    words = ["guest", "check", "--watch", "--interval", "0", "--count", str(len(rounds))]
+    assert CliRunner().invoke(vmfence, words).exit_code == code
 
 
 def test_a_healthy_guest_has_no_finding_at_all() -> None:

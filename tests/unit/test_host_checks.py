@@ -577,7 +577,6 @@ def fixes(facts: Facts) -> list[tuple[str, ...] | None]:
     [
         ("no daemon", ("systemctl", "start", "vmfence.service")),
         ("not enabled", ("systemctl", "enable", "vmfence.service")),
-        ("key replaced", ("systemctl", "reload", "vmfence.service")),
         ("configuration changed", ("systemctl", "reload", "vmfence.service")),
         ("open key", ("chmod", "0600", KEY)),
         ("libvirt stopped", ("systemctl", "start", "virtqemud.socket")),
@@ -586,6 +585,37 @@ def fixes(facts: Facts) -> list[tuple[str, ...] | None]:
 )
 def test_safe_remedies(name: str, wanted: tuple[str, ...]) -> None:
     assert fixes(healthy(**FAULTS[name][0])) == [wanted]
+
+
+RELOAD = ("systemctl", "reload", "vmfence.service")
+FIRST, SECOND = KeyFacts(KEY, True, "aa"), KeyFacts("/etc/second.key", True, "bb")
+
+
+@pytest.mark.parametrize(
+    ("keys", "in_use"),
+    [
+        ((replace(FIRST, fingerprint="bb"),), {KEY: "aa"}),
+        ((SECOND,), {KEY: "aa"}),
+        ((FIRST,), {}),  # nobody had to prove one
+        ((replace(FIRST, fingerprint="cc"), SECOND), {KEY: "aa"}),
+    ],
+)
+def test_a_key_that_guests_may_still_have_is_taken_from_them_by_nobody_but_a_person(
+    keys: tuple[KeyFacts, ...], in_use: dict[str, str]
+) -> None:
+    used = [{"owner": "listener multicast", "path": path, "sha256": sha256} for path, sha256 in in_use.items()]
+    found = healthy(keys=keys, status=status(keys=used), stale=(CONFIG, KEY))
+    assert fixes(found) == []
+    for one in findings(found):
+        if one.code == "host-key-stale":
+            command, _, words = one.fault.remedy.partition(" # ")
+            assert command.split() == list(RELOAD) and "refused from then on: copy the new key to them first" in words
+
+
+def test_a_key_that_comes_in_addition_is_read_without_a_risk() -> None:
+    found = healthy(keys=(FIRST, SECOND))
+    assert codes(found) == ["host-key-stale"] and fixes(found) == [RELOAD]
+    assert "#" not in next(one.fault.remedy for one in findings(found) if one.code == "host-key-stale")
 
 
 @pytest.mark.parametrize("name", ["strict filter", "fence_virtd", "rules", "weak key", "two hosts", "by hand"])

@@ -11,7 +11,7 @@ import pytest
 from unit.pool_world import OFF, RoughWorld, SimHost, World
 from vmfence.host.pool import messages
 from vmfence.host.pool.directory import Directory
-from vmfence.host.pool.messages import Listing
+from vmfence.host.pool.messages import Entry, Listing
 from vmfence.protocol.request import Action
 
 pytestmark = pytest.mark.long
@@ -81,23 +81,27 @@ class Chaos:
                 self.world.end_guest(self.world.hosts[self.world.moving[uuid][1]], uuid)
 
     def switch_by_hand(self) -> None:
-        """Somebody starts a guest that is off, at the host that had it last and was not fenced, or shuts one off."""
+        """Somebody starts a guest that is off, at a host that has it and was not fenced, or shuts one off.
+
+        Not where no daemon runs and it was not last: nobody guards against that.
+        """
         uuid = self.rng.choice(self.play)
-        places = self.world.places[uuid]
-        last = self.world.hosts[self.world.last_place[uuid]]
+        places, is_moving, last = self.world.places[uuid], uuid in self.world.moving, self.world.last_place[uuid]
+        fit = [host for host in self.world.hosts.values() if uuid in host.guests and host.fenced_at < 0 and host.is_up]
+        fit = [host for host in fit if host.member is not None or host.number == last]
         if places and self.rng.random() < 0.2:
             self.world.end_guest(self.world.hosts[next(iter(places))], uuid)
-        elif not places and uuid not in self.world.moving and uuid in last.guests and last.fenced_at < 0 and last.is_up:
-            self.world.start_guest(last, uuid)
+        elif fit and not places and not is_moving:
+            self.world.start_guest(self.rng.choice(fit), uuid)
             self.world.by_hand_at[uuid] = self.world.now
 
     def restart_libvirt(self) -> None:
-        """Why a guest is off is forgotten."""
-        host = self.host()
-        if host is not None and not host.later:
+        """Why guests are off is forgotten, also while no daemon looks."""
+        host = self.host(is_up=self.rng.random() < 0.7)
+        if host is not None and host.is_up and not host.later:
             for uuid, entry in host.guests.items():
-                if entry.moved:
-                    host.guests[uuid] = type(entry)(entry.name, uuid, OFF)
+                if not entry.is_active:
+                    host.guests[uuid] = Entry(entry.name, uuid, OFF, is_unexplained=True)
             self.world.changed(host)
 
     def crash(self) -> None:

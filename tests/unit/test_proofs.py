@@ -87,6 +87,7 @@ def test_any_text_is_kept(path: Path) -> None:
         json.dumps({"version": 1, "proofs": [{**PROVEN.__dict__, "node": 7}]}),
         json.dumps({"version": 1, "proofs": [{**PROVEN.__dict__, "is_proven": "yes"}]}),
         json.dumps({"version": 1, "proofs": [{**PROVEN.__dict__, "back_s": float("nan")}]}),
+        json.dumps({"version": 1, "proofs": [{**PROVEN.__dict__, "down_s": 10**400}]}),
         json.dumps({"version": 1, "proofs": [PROVEN.__dict__]})[:-9],
         b"\xff\xfe",
     ],

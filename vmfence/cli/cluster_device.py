@@ -11,6 +11,7 @@ import click
 from vmfence.cli import consent, device_options
 from vmfence.cli.device_report import Report
 from vmfence.cli.output import Progress, printable, table
+from vmfence.cli.seconds import Seconds
 from vmfence.cluster import apply, device, inquiry, machine, matching, nodemap, removal
 from vmfence.cluster.cib import Cib
 from vmfence.cluster.device import Cluster, Plan, Spec, Step
@@ -40,7 +41,7 @@ _MAP_HEAD = ("NODE", "GUEST", "UUID", "STATE", "DEVICE", "PROBLEM")
 @click.option("--offline", is_flag=True, help="Do not ask the host: --map must name all, and nothing is checked.")
 @click.option("--force", is_flag=True, help="Even if a node that is online gets a guest that is not running.")
 @click.option("--machine-uuid", metavar="UUID", help="UUID of this node.  [default: as its firmware shows it]")
-@click.option("--wait", "wait_s", metavar="S", type=click.FloatRange(0, 3600), default=60, show_default=True,
+@click.option("--wait", "wait_s", metavar="S", type=Seconds(0, 3600), default=60, show_default=True,
               help="Wait so long until it is started.")  # fmt: skip
 @click.option("--no-wait", is_flag=True, help="Do not wait until it is started.")
 @_CIB

@@ -9,6 +9,7 @@ import click
 from vmfence.cli import consent
 from vmfence.cli.interruption import as_interrupt, lasting
 from vmfence.cli.output import Progress, printable
+from vmfence.cli.seconds import Seconds
 from vmfence.cluster import fencing, targets, verdict
 from vmfence.cluster.fencing import Fencing
 from vmfence.cluster.means import Means
@@ -26,7 +27,7 @@ from vmfence.findings import command_line
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(1, 86400),
+    type=Seconds(1, 86400),
     default=fencing.TIMEOUT_S,
     show_default=True,
     metavar="S",

@@ -11,6 +11,7 @@ import click
 from vmfence.cli import consent
 from vmfence.cli.interruption import as_interrupt, lasting
 from vmfence.cli.output import Progress, printable
+from vmfence.cli.seconds import Seconds
 from vmfence.cluster import proofs
 from vmfence.cluster import prove as rehearsals
 from vmfence.cluster.means import Means
@@ -37,7 +38,7 @@ _HOW = {rehearsals.REBOOT: "reboot", rehearsals.OFF: "off and on again"}
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(1, 86400),
+    type=Seconds(1, 86400),
     default=rehearsals.BACK_S,
     show_default=True,
     metavar="S",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import click
@@ -11,14 +10,8 @@ import click
 from vmfence.cli.inquiry_options import inquiry_options
 from vmfence.cli.lazy import LazyGroup
 from vmfence.cli.output import printable
+from vmfence.cli.seconds import Seconds
 from vmfence.guest import guests
-
-
-def _number(_: click.Context, __: click.Parameter, seconds: float) -> float:
-    """Return *seconds* if they are a number: "nan" is one of Python's, and within every range."""
-    if math.isnan(seconds):
-        raise click.BadParameter(f"{seconds} is not a number of seconds.")
-    return seconds
 
 
 def _tell(way: str) -> None:
@@ -32,8 +25,7 @@ def _tell(way: str) -> None:
     "-t",
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0, 86400, min_open=True),
-    callback=_number,
+    type=Seconds(0, 86400, min_open=True),
     default=15,
     show_default=True,
     metavar="S",

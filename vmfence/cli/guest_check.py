@@ -16,8 +16,9 @@ from vmfence import diagnose
 from vmfence.cli import checking
 from vmfence.cli.inquiry_options import inquiry_options
 from vmfence.cli.output import Progress, printable
+from vmfence.cli.seconds import Seconds
 from vmfence.diagnose import Report
-from vmfence.errors import UsageError
+from vmfence.errors import NotPermitted, UsageError
 from vmfence.findings import Severity, counted
 from vmfence.guest import facts
 from vmfence.guest.checks import CHECKS
@@ -27,6 +28,7 @@ from vmfence.guest.trial import LIMIT_S
 
 ALL_S, LIST_S, PROGRAM_S = 9.2, 3.0, 3.0
 PAUSE_S = 5
+_WORST_FIRST = (1, NotPermitted.exit_code, checking.UNKNOWN, 0)  # exit codes
 
 
 @click.command()
@@ -37,7 +39,7 @@ PAUSE_S = 5
     "-t",
     "--timeout",
     "limit_s",
-    type=click.FloatRange(0.1, 6),
+    type=Seconds(0.1, 6),
     default=LIMIT_S,
     show_default=True,
     metavar="S",
@@ -47,7 +49,7 @@ PAUSE_S = 5
 @click.option(
     "--interval",
     "pause_s",
-    type=click.FloatRange(0, 3600),
+    type=Seconds(0, 3600),
     metavar="S",
     help=f"With --watch: the pause between two checks.  [default: {PAUSE_S}]",
 )
@@ -129,7 +131,7 @@ def _watch(judged: Callable[[], Report], pause_s: float, count: int | None, stri
             report = judged()
             now = _in_short(report)
             rounds += 1
-            ends_with = max(ends_with, checking.exit_code(report, strict))
+            ends_with = min(ends_with, checking.exit_code(report, strict), key=_WORST_FIRST.index)
             if now != before:
                 changes += bool(before)
                 before = now

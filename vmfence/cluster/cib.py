@@ -119,8 +119,8 @@ class _Reader:
 
     def read(self) -> Cib:
         primitives = list(self._configuration.iterfind("resources//primitive"))
-        devices = [one for one in primitives if one.get("class") == "stonith"]
-        others = [one for one in primitives if one.get("class") != "stonith"]
+        devices = [one for one in primitives if self._word(one, "class") == "stonith"]
+        others = [one for one in primitives if self._word(one, "class") != "stonith"]
         quorum = self._root.get("have-quorum")
         return Cib(
             nodes=tuple(self._nodes(others)),
@@ -145,21 +145,29 @@ class _Reader:
                 seen.add(_required(element, "uname").lower())
                 yield Node(element.get("uname", ""), element.get("id", ""), kind == "remote")
         for primitive in primitives:
-            is_remote = (primitive.get("provider"), primitive.get("type")) == ("pacemaker", "remote")
+            is_remote = (self._word(primitive, "provider"), self._word(primitive, "type")) == ("pacemaker", "remote")
             name = primitive.get("id") if is_remote else self._values(primitive, "meta_attributes").get("remote-node")
             if name and name.lower() not in seen:
                 seen.add(name.lower())
                 yield Node(name, name, True)
 
-    def _device(self, element: Element) -> Device:
+    def _sources(self, element: Element) -> list[Element]:
+        """Return what a primitive is made from: itself, then its template."""
         template = self._by_id.get(element.get("template", ""))
-        sources = [element] if template is None else [element, template]
+        return [element] if template is None else [element, template]
+
+    def _word(self, element: Element, name: str) -> str:
+        """Return an attribute of a primitive, or else that of its template."""
+        return next((one.get(name, "") for one in self._sources(element) if one.get(name)), "")
+
+    def _device(self, element: Element) -> Device:
+        sources = self._sources(element)
         parent = element.getparent()
         container = parent if parent is not None and parent.tag in ("group", "clone", "master", "bundle") else None
         meta = self._merged(sources, "meta_attributes")
         return Device(
             id=_required(element, "id"),
-            agent=next((one.get("type", "") for one in sources if one.get("type")), ""),
+            agent=self._word(element, "type"),
             options=self._merged(sources, "instance_attributes"),
             meta=meta,
             operations=tuple(self._operations(sources)),

@@ -6,7 +6,6 @@ can_fence_host_with_device, and fenced_remote.c find_topology_for_host, of 1.1 t
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from functools import cached_property
 
 from vmfence.cluster.cib import Cib, Device, Level, Node
 from vmfence.cluster.hostmap import ByNode, Version, ports_of, targets_of
+from vmfence.cluster.patterns import fits
 
 CHECKS_BY = ("static-list", "dynamic-list", "status", "none")
 
@@ -61,7 +61,9 @@ class Coverage:
         Levels by attribute are not resolved: node attributes are no part of what is read.
         """
         named = tuple(self._levels.get(node.lower(), ()))
-        return named or tuple(one for one in self._cib.levels if one.kind == "pattern" and _fits(one.target, node))
+        return named or tuple(
+            one for one in self._cib.levels if one.kind == "pattern" and fits(one.target, node, ignore_case=True)
+        )
 
     def wanted_for(self, node: str) -> tuple[Device, ...]:
         """Return the usable devices that may be used for *node*: with fencing levels those in them alone."""
@@ -149,10 +151,3 @@ def host_check(device: Device) -> str:
         return given.lower()
     has_names = "pcmk_host_list" in device.options or "pcmk_host_map" in device.options
     return "static-list" if has_names else "dynamic-list"
-
-
-def _fits(pattern: str, node: str) -> bool:
-    try:
-        return re.search(pattern, node, re.IGNORECASE) is not None
-    except re.error:
-        return False

@@ -71,7 +71,7 @@ def read(path: str = RECORD_FILE) -> tuple[Proof, ...]:
         if found["version"] != _VERSION:
             raise _broken(path, f"version {found['version']!r} instead of {_VERSION}")
         return tuple(_proof(entry) for entry in found["proofs"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise _broken(path, str(error) or type(error).__name__) from error
 
 
@@ -180,7 +180,7 @@ def _entry(proof: Proof) -> dict[str, Any]:
 
 
 def _proof(entry: Any) -> Proof:
-    """Return the rehearsal in *entry*.  Raises KeyError, TypeError, ValueError."""
+    """Return the rehearsal in *entry*.  Raises KeyError, TypeError, ValueError, OverflowError."""
     proof = Proof(**{field.name: entry[field.name] for field in fields(Proof)})
     numbers = (proof.down_s, proof.fence_s, proof.back_s)
     texts = (proof.node, proof.at, proof.reason, proof.method, proof.guest, proof.device, proof.agent, proof.delegate)

@@ -19,15 +19,15 @@ def update(device: str, **options: str) -> str:
     return command_line(["pcs", "stonith", "update", device, *(f"{name}={value}" for name, value in options.items())])
 
 
-def map_to_fill_in(device: Device, facts: Facts, **options: str) -> str:
+def map_to_fill_in(device: Device, facts: Facts, nodes: Iterable[str] | None = None, **options: str) -> str:
     """Return the command that writes the host map with every member in it, with GUEST for what is not known.
 
-    *options*: what has to change with it.
+    *nodes*: add these, and no others.  *options*: what has to change with it.
     """
     known = {node.name.lower(): node.name for node in facts.cib.nodes}
     pairs = {node: port for node, port in _pairs(device, facts) if not known or node.lower() in known}
     named = {name.lower() for name in [*pairs, *facts.coverage.ports(device)]}
-    missing = [name for name in facts.coverage.members if name.lower() not in named]
+    missing = [name for name in (facts.coverage.members if nodes is None else nodes) if name.lower() not in named]
     pairs.update(dict.fromkeys(missing if pairs or missing else ["NODE"], GUEST))
     return update(device.id, pcmk_host_map=_portable(pairs.items()), **options)
 

@@ -5,7 +5,6 @@ Nobody can tell which of several devices the fencer will take, or has taken: its
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from vmfence.cluster import rivals, watch
@@ -15,6 +14,7 @@ from vmfence.cluster.hostmap import ports_of
 from vmfence.cluster.inquiry import AGENTS, inquiry_of
 from vmfence.cluster.means import Means
 from vmfence.cluster.pacemaker import Pacemaker
+from vmfence.cluster.patterns import fits
 from vmfence.cluster.rivals import Rival
 from vmfence.cluster.watch import Look, Sight
 from vmfence.errors import UsageError, VmfenceError
@@ -196,17 +196,12 @@ def corosync_id(node: str, cib: Cib) -> int:
 def in_order(node: str, cib: Cib) -> tuple[Device, ...]:
     """Return the devices that the cluster would use for *node*: those of its levels in their order, or all."""
     levels = [level for level in cib.levels if level.kind == "node" and level.target.lower() == node.lower()]
-    levels = levels or [level for level in cib.levels if level.kind == "pattern" and _matches(level.target, node)]
+    levels = levels or [
+        level for level in cib.levels if level.kind == "pattern" and fits(level.target, node, ignore_case=True)
+    ]
     names = [name for level in sorted(levels, key=lambda level: level.index) for name in level.devices]
     listed = tuple(filter(None, map(cib.device, dict.fromkeys(names))))
     return listed or tuple(device for device in cib.devices if not device.is_disabled)
-
-
-def _matches(pattern: str, node: str) -> bool:
-    try:
-        return re.search(pattern, node, re.IGNORECASE) is not None
-    except re.error:
-        return False
 
 
 def _look(target: Target, means: Means) -> Look:

@@ -16,6 +16,7 @@ from vmfence.packetfilter.rules import Opening
 
 _HOST, _ANY = "HOST", "ANY"  # ANY is every zone; this host is none
 _STOPPING = ("DROP", "REJECT", "%%REJECT%%")
+_NUMBERS = {"igmp": "2", "tcp": "6", "udp": "17"}  # firewalld takes protocols by number as well
 _SERVICE = re.compile(r'\bservice name="([^"]*)"')
 # Rich rules about these do not decide about requests.
 _OTHERS = ("icmp-type", "icmp-block", "forward-port", "masquerade")
@@ -119,14 +120,20 @@ def _concerns(rule: str, opening: Opening, services: Mapping[str, Section]) -> b
         is_ours = int(port[1]) <= opening.port <= int(port[2] or port[1])
         return port[3] == opening.protocol and is_ours
     protocol = re.search(r'\bprotocol value="([\w-]+)"', rule)
-    return protocol is None or protocol[1] in (opening.protocol, *(["igmp", "2"] if opening.igmp else []))
+    return protocol is None or _is_needed(protocol[1], opening)
 
 
 def _may_cover(service: Section | None, opening: Opening) -> bool:
     """Whether *service* has the port or the protocols of *opening*, or may have, for all that is known of it."""
-    if service is None or service.get("includes") or not (service.get("ports") or service.get("protocols")):
+    if service is None or service.get("includes") or service.get("source-ports"):
         return True
-    protocols = (opening.protocol, *(["igmp"] if opening.igmp else []))
-    return service.has_port(f"{opening.port}/{opening.protocol}") or any(
-        protocol in service.get("protocols") for protocol in protocols
-    )
+    if not (service.get("ports") or service.get("protocols")):
+        return True
+    is_needed = any(_is_needed(protocol, opening) for protocol in service.get("protocols"))
+    return is_needed or service.may_have_port(f"{opening.port}/{opening.protocol}")
+
+
+def _is_needed(protocol: str, opening: Opening) -> bool:
+    """Whether *protocol*, a name or a number, is one of *opening*."""
+    names = (opening.protocol, *(["igmp"] if opening.igmp else []))
+    return protocol.lower() in names or protocol in map(_NUMBERS.get, names)

@@ -6,6 +6,7 @@ Format: ``firewall-cmd --list-all-zones``, ``--list-all-policies`` and ``--info-
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Callable
@@ -13,6 +14,7 @@ from typing import Callable
 from vmfence.packetfilter.rules import Opening
 
 Answer = tuple[bool, str]
+_NUMBERED = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?/(\w+)")  # 22/tcp, 1200-1300/udp; others go by name: ntp/udp
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,15 @@ class Section:
         return self.values.get(name, ())
 
     def has_port(self, wanted: str) -> bool:
-        """Whether *wanted* (1229/udp) is a port of it, or in a range.  Raises ValueError."""
+        """Whether *wanted* (1229/udp) is a port of it, or in a range.  Which port has a name is not known here."""
         number, _, protocol = wanted.partition("/")
-        for port in self.get("ports"):
-            numbers, _, kind = port.partition("/")
-            first, _, last = numbers.partition("-")
-            if kind == protocol and int(first) <= int(number) <= int(last or first):
-                return True
-        return False
+        found = map(_NUMBERED.fullmatch, self.get("ports"))
+        return any(one and one[3] == protocol and int(one[1]) <= int(number) <= int(one[2] or one[1]) for one in found)
+
+    def may_have_port(self, wanted: str) -> bool:
+        """Whether *wanted* (1229/udp) is a port of it, or may be the one that it has by name."""
+        named = [port for port in self.get("ports") if not _NUMBERED.fullmatch(port)]
+        return self.has_port(wanted) or any(port.endswith(wanted[wanted.index("/") :]) for port in named)
 
     def admits(self, opening: Opening, service: str) -> bool:
         """Whether it names *service*, or all that *opening* needs."""
@@ -63,7 +66,7 @@ class Answers:
     ask: Callable[[Sequence[str]], Answer]
 
     def __call__(self, words: Sequence[str]) -> Answer:
-        """Return whether firewalld says yes to *words*, and its first line.  Raises ValueError, or as *ask*."""
+        """Return whether firewalld says yes to *words*, and its first line.  Raises as *ask*."""
         zones = (self.kept if "--permanent" in words else self.now).zones
         options = dict(word.split("=", 1) for word in words if "=" in word)
         if "--get-zone-of-interface" in options:

@@ -16,10 +16,18 @@ from vmfence.cluster.matching import NOT_RUNNING, is_same
 from vmfence.cluster.remedies import GUEST, remap
 from vmfence.errors import VmfenceError
 from vmfence.findings import ERROR, WARNING, Check, Fault
+from vmfence.guest.guests import Inquiry
 from vmfence.protocol.reply import Record
 
 SHOWN_MAX = 10
-_WAY = ("ipaddr", "multicast_address", "ipport", "vsock", "serial_device", "channel_address", "transport")
+# What tells hosts apart, and its default; a host answers to its own key alone.
+_WAY = {
+    **dict.fromkeys(("ipaddr", "multicast_address", "vsock", "serial_device", "channel_address", "transport"), ""),
+    "ipport": str(Inquiry.port),
+    "ip_family": Inquiry.family,
+    "key_file": Inquiry.key_file,
+    "serial_params": Inquiry.serial_params,
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ def _guest_twice(facts: Facts) -> Iterator[Fault]:
         host = facts.hosts_of(device) if hosts_known else None
         found = host.shown.named(port) if host is not None else ()
         # Without an answer, an equal name means the same guest where the same host is asked.
-        way = tuple(device.options.get(name, "") for name in _WAY)
+        way = tuple(device.options.get(name, usual) for name, usual in _WAY.items())
         users.setdefault((found[0].uuid,) if len(found) == 1 else (port, *way), {})[node] = device.id
     for guest, nodes in users.items():
         if len(nodes) > 1:

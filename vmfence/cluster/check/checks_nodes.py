@@ -8,11 +8,14 @@ from datetime import datetime, timezone
 from vmfence.cluster import properties
 from vmfence.cluster.check.checks_guests import guest_state, listed
 from vmfence.cluster.check.checks_properties import CLUSTER
-from vmfence.cluster.check.facts import Facts
+from vmfence.cluster.check.facts import VIRT_AGENTS, Facts
+from vmfence.cluster.cib import Device
+from vmfence.cluster.coverage import host_check
+from vmfence.cluster.device import DEFAULT_NAME
 from vmfence.cluster.fencer import FAILED, PENDING, SUCCESS, FencingEvent
 from vmfence.cluster.remedies import map_to_fill_in
 from vmfence.errors import VmfenceError
-from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, command_line
+from vmfence.findings import ERROR, NOTE, WARNING, Check, Fault, command_line, explained
 
 OLD_PROOF_DAYS = 365
 _DAY_S = 86400.0
@@ -22,23 +25,65 @@ def _not_covered(facts: Facts) -> Iterator[Fault]:
     usable = facts.coverage.usable
     if not usable or not properties.is_true(facts.cib, facts.version, "stonith-enabled"):
         return  # told as such
-    remedy = map_to_fill_in(usable[0], facts)
+    uncovered = [node for node in facts.cib.nodes if _is_surely_uncovered(facts, node.name)]
+    outside = {node.name: _outside_levels(facts, node.name) for node in uncovered}
+    remedies = _to_name(facts, [name for name, device in outside.items() if device is None])
     seen_devices = ", ".join(device.id for device in usable)
-    for node in facts.cib.nodes:
-        if _is_surely_uncovered(facts, node.name):
-            levels = facts.coverage.levels_of(node.name)
-            where = (
-                f"its fencing levels name {', '.join(d for one in levels for d in one.devices)}"
-                if levels
-                else "devices"
-            )
-            yield Fault(
-                WARNING if node.is_remote else ERROR,
-                node.name,
-                "no device fences this node: when it is lost the cluster waits for it for ever",
-                f"{where}: {seen_devices}, none names it",
-                remedy,
-            )
+    for node in uncovered:
+        levels, device = facts.coverage.levels_of(node.name), outside[node.name]
+        in_levels = f"its fencing levels name {', '.join(d for one in levels for d in one.devices)}; " if levels else ""
+        yield Fault(
+            WARNING if node.is_remote else ERROR,
+            node.name,
+            "no device fences this node: when it is lost the cluster waits for it for ever",
+            f"{in_levels}{device.id} names it, but stands in none of them"
+            if device
+            else f"{in_levels}devices: {seen_devices}, none names it",
+            _to_level(facts, node.name, device) if device else remedies[node.name],
+        )
+
+
+def _outside_levels(facts: Facts, node: str) -> Device | None:
+    """Return a device that names *node*, and is not used for it only because its fencing levels name others."""
+    if not facts.coverage.levels_of(node):
+        return None
+    named = (one for one in facts.coverage.usable if node in facts.coverage.ports(one))
+    return next((one for one in named if facts.coverage.covers(one, node)), None)
+
+
+def _to_level(facts: Facts, node: str, device: Device) -> str:
+    """Return the command that puts *device* into a level of *node* that is free: all devices of one must succeed."""
+    taken = {one.index for one in facts.coverage.levels_of(node) if one.kind == "node"}
+    free = next((index for index in range(1, 10) if index not in taken), None)
+    if free is None:
+        return explained("pcs stonith level config", f"no level of the node is free for {device.id}: remove one")
+    command = command_line(["pcs", "stonith", "level", "add", str(free), node, device.id])
+    return explained(command, "no level of the node has a device for it, see: pcs stonith level config")
+
+
+def _to_name(facts: Facts, nodes: list[str]) -> dict[str, str]:
+    """Return, by node, the command that gives *nodes* a device: one of ours that may be used for them, or a new one.
+
+    Nodes of one device share the command: a second one would take the first one's nodes out of the map again.
+    """
+    users: dict[str, list[str]] = {}
+    for node in nodes:
+        ours = (one for one in facts.coverage.wanted_for(node) if one.agent in VIRT_AGENTS)
+        users.setdefault(next((one.id for one in ours if host_check(one) == "static-list"), ""), []).append(node)
+    remedies = {}
+    for name, its_nodes in users.items():
+        device = facts.cib.device(name)
+        remedy = map_to_fill_in(device, facts, its_nodes) if device else _to_add(facts, its_nodes)
+        remedies.update(dict.fromkeys(its_nodes, remedy))
+    return remedies
+
+
+def _to_add(facts: Facts, nodes: list[str]) -> str:
+    """Return the command that makes a new device for *nodes*, under a name that is free."""
+    ids = facts.cib.ids
+    names = (DEFAULT_NAME, *(f"{DEFAULT_NAME}{number}" for number in range(2, len(ids) + 3)))
+    name = next(name for name in names if name not in ids)
+    return command_line(["vmfence", "cluster", "add-device", name, *(f"--node={node}" for node in nodes)])
 
 
 def _is_surely_uncovered(facts: Facts, node: str) -> bool:

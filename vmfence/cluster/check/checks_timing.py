@@ -6,7 +6,7 @@ Source: fenced_remote.c get_device_timeout, fenced_commands.c get_action_delay_b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from vmfence.cluster import properties, timeouts
 from vmfence.cluster.check.checks_properties import CLUSTER, set_property
@@ -179,23 +179,41 @@ def _two_nodes(facts: Facts) -> Iterator[Fault]:
         return
     if properties.seconds(facts.cib, facts.version, "priority-fencing-delay"):
         return
-    delays_s = dict.fromkeys(nodes, 0.0)
-    for node in nodes:
-        for device in facts.coverage.candidates(node):
-            if seconds(device.options, "pcmk_delay_max"):
-                return  # random: weaker, but a tie-break
-            read = parse_delay_map(device.options.get("pcmk_delay_base", ""), facts.version)
-            own_s = seconds(device.options, "delay") or 0.0
-            delays_s[node] = max(delays_s[node], read.delay_s(node, facts.version) + own_s)
+    first = {node: _used_first(facts, node) for node in nodes}
+    if any(seconds(device.options, "pcmk_delay_max") for devices in first.values() for device in devices):
+        return  # random: weaker, but a tie-break
+    delays_s = {node: max((_delay_s(facts, one, node) for one in first[node]), default=0.0) for node in nodes}
     if abs(delays_s[nodes[0]] - delays_s[nodes[1]]) < 1:
         numbers = ", ".join(f"{node} {delay_s:g} s" for node, delay_s in delays_s.items())
-        first = facts.coverage.wanted_for(nodes[0]) or facts.coverage.usable
+        survivor = _survivor(nodes, facts.version)
+        device = (first[survivor] or facts.coverage.usable)[0]
         message = "when the two nodes lose each other, both fence at the same moment, and both may die"
-        base = f"{nodes[0]}:10s" if facts.version >= _PREFIX_SINCE else "10s"
-        remedy = update(first[0].id, pcmk_delay_base=base)
-        yield Fault(
-            WARNING, CLUSTER, message, f"delays: {numbers}; no priority-fencing-delay, no pcmk_delay_max", remedy
+        base = f"{survivor}:10s" if facts.version >= _PREFIX_SINCE else "10s"
+        ids = ", ".join(dict.fromkeys(one.id for devices in first.values() for one in devices))
+        seen = (
+            f"delays: {numbers}; no priority-fencing-delay, no pcmk_delay_max on what is used first ({ids or 'none'})"
         )
+        yield Fault(WARNING, CLUSTER, message, seen, update(device.id, pcmk_delay_base=base))
+
+
+def _used_first(facts: Facts, node: str) -> tuple[Device, ...]:
+    """Return the devices for *node* in the lowest of its levels that has any; without levels, all that may be used."""
+    devices = facts.coverage.candidates(node)
+    for level in sorted(facts.coverage.levels_of(node), key=lambda one: one.index):
+        if found := tuple(device for device in devices if device.id in level.devices):
+            return found
+    return devices
+
+
+def _delay_s(facts: Facts, device: Device, node: str) -> float:
+    read = parse_delay_map(device.options.get("pcmk_delay_base", ""), facts.version)
+    return read.delay_s(node, facts.version) + (seconds(device.options, "delay") or 0.0)
+
+
+def _survivor(nodes: Sequence[str], version: tuple[int, ...]) -> str:
+    """Return the node to delay: the first, but the other one where a delay of the first would be one of both."""
+    is_prefix = _PREFIX_SINCE <= version < _PREFIX_UNTIL and nodes[1].lower().startswith(nodes[0].lower())
+    return nodes[1] if is_prefix else nodes[0]
 
 
 def _has_arbiter(facts: Facts) -> bool:
@@ -270,7 +288,8 @@ CHECKS = (
         "two nodes do not fence each other at once",
         """Of two nodes that lose each other, each has quorum and fences the other. A delay on the fencing of one of
         them lets that one survive. pcmk_delay_base on the device, or by node in its map form, does that; so do
-        priority-fencing-delay, pcmk_delay_max (at random), or a quorum device.""",
+        priority-fencing-delay, pcmk_delay_max (at random), or a quorum device. With fencing levels the
+        delays of the first level count.""",
         _two_nodes,
         _BOTH,
     ),

@@ -16,6 +16,7 @@ KEYGEN = "vmfence host keygen --force"
 _SETUP, _CHANGE_IT = "vmfence host setup", "vmfence host configure"
 RELOAD = ("systemctl", "reload", unit.NAME)
 _AHEAD_S = 60.0
+_REFUSED = "guests that still have the old key, or none, are refused from then on: copy the new key to them first"
 
 
 def _unreadable(facts: Facts) -> Iterator[Fault]:
@@ -70,19 +71,32 @@ def _key_stale(facts: Facts) -> Iterator[Fault]:
         used = in_use.get(key.path)
         if key.fingerprint and used is None:
             message = "the daemon does not run with this key, so who has it is not heard"
-            seen = f"it has {', '.join(in_use) or 'no key'}"
-            yield Fault(ERROR, key.path, message, seen, *reload(facts))
+            yield Fault(ERROR, key.path, message, f"it has {', '.join(in_use) or 'no key'}", *_read_keys(facts))
         elif key.fingerprint and used != key.fingerprint:
             message = "the daemon runs with another key than the file has now, so who has the new one is not heard"
-            yield Fault(ERROR, key.path, message, f"file {key.fingerprint}, daemon {used}", *reload(facts))
+            yield Fault(ERROR, key.path, message, f"file {key.fingerprint}, daemon {used}", *_read_keys(facts))
+
+
+def _read_keys(facts: Facts) -> tuple[str, tuple[str, ...] | None]:
+    remedy, fix = reload(facts)
+    return (explained(remedy, _REFUSED), None) if _is_key_taken(facts) else (remedy, fix)
+
+
+def _is_key_taken(facts: Facts) -> bool:
+    """Whether guests that are heard now may not be, once the daemon has read the keys again."""
+    if isinstance(facts.keys, VmfenceError):
+        return True
+    kept = {key.path: key.fingerprint for key in facts.keys}
+    in_use = facts.status["keys"]
+    return any(kept.get(key["path"]) != key["sha256"] for key in in_use) or bool(kept and not in_use)
 
 
 def reload(facts: Facts) -> tuple[str, tuple[str, ...] | None]:
-    """Return remedy and fix for a daemon that has to read its files again."""
+    """Return remedy and fix for a daemon that has to read its files again: no fix where that takes away a key."""
     if running.is_waiting(facts):  # it reads nothing again before it has started
         return running.restart(facts), None
     if running.is_of_service(facts):
-        return " ".join(RELOAD), RELOAD
+        return " ".join(RELOAD), None if _is_key_taken(facts) else RELOAD
     return f"kill -HUP {facts.status['pid']}", None
 
 

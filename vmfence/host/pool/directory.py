@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Callable
 
 from vmfence.host.pool.known import LONG_AGO, Host
-from vmfence.host.pool.lasts import Lasts, new_stay
+from vmfence.host.pool.lasts import NOBODY_KNOWS, Lasts, new_stay
 from vmfence.host.pool.messages import LISTED_MAX, Away, Entry, Last, Listing, Missing, Sight
 from vmfence.policy import is_uuid
 from vmfence.protocol.cpg import Store
@@ -56,6 +56,7 @@ class Directory:
         self._awoken: set[int] = set()  # whose newest fencing is to be noted though they are not in the group
         self._parts: dict[tuple[int, int], list[Entry]] = {}  # of Missing: by sender and node
         self._unlisted: set[str] = set()
+        self._lost: set[Last] = set()
         self._sweep_at = LONG_AGO
         for node, (left_at, entries) in (remembered or {}).items():
             host = self.hosts[node] = Host(is_listed=True, left_at=left_at)
@@ -91,7 +92,7 @@ class Directory:
             # What a newcomer has seen may be newer than what we have: nothing that we saw before excuses anything.
             self._seen_active.clear()
         if joined or left:
-            self._unlisted, self._sweep_at = set(), now + FORGET_S
+            self._unlisted, self._lost, self._sweep_at = set(), set(), now + FORGET_S
         self._changes += bool(left)
         return joined
 
@@ -349,13 +350,16 @@ class Directory:
         return found
 
     def sweep(self, now: float) -> None:
-        """Forget what is known of guests that nobody has any more, after all hosts were here for long."""
+        """After all hosts were here for long, forget who had guests that nobody has any more.
+
+        And that guests went to where nobody knows: one that runs nowhere, twice, has ended.
+        """
         if now < self._sweep_at:
             return
         self._sweep_at = now + FORGET_S
         here = [self.hosts[node] for node in self.members]
         if self.configured is None or self.absent() or not all(host.is_listed and host.is_ours for host in here):
-            self._unlisted = set()
+            self._unlisted, self._lost = set(), set()
             return
         self._seen_active.clear()
         known: set[str] = set().union(*(host.guests for host in self.hosts.values()))
@@ -363,6 +367,16 @@ class Directory:
         for uuid in unlisted & self._unlisted:
             self.lasts.forget(uuid)
         self._unlisted = unlisted
+        is_seen = not any(host.is_blind for host in here)
+        active = {uuid for host in here for uuid, entry in host.guests.items() if entry.is_active}
+        lost = {
+            last
+            for last in self.lasts
+            if is_seen and last.uuid not in active and any(node == NOBODY_KNOWS for _, node in last.stays)
+        }
+        for last in lost & self._lost:
+            self.lasts.is_over(last.uuid, NOBODY_KNOWS)
+        self._lost = lost
 
     def _uuids(self, name: str) -> set[str]:
         return {uuid for host in self.hosts.values() if (uuid := host.names.get(name)) is not None}

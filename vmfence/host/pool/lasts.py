@@ -116,15 +116,18 @@ class Lasts:
             self._put(uuid, [each for each in last.stays if each[1] != node], last.stays, last)
 
     def lost_track(self, uuid: str, node: int, number: int) -> None:
-        """Note that the guest went from *node* to where nobody knows, while nobody looked there.
+        """Note that the guest went, or may have gone, from *node* to where nobody knows, while nobody looked there.
 
         *number* is a new one, for where no stay of it is known.
         """
         last = self._by_uuid.get(uuid)
         before = last.stays if last is not None else ()
         # Who has seen it elsewhere after its last stay there knows where to.
-        left = [(-stay, NOBODY_KNOWS) for stay, where in before if where == node] or [(-number, NOBODY_KNOWS)]
-        self._put(uuid, [*left, *(each for each in before if each[1] != node)], before, last)
+        left = [(-stay, NOBODY_KNOWS) for stay, where in before if where == node]
+        others = [each for each in before if each[1] != node]
+        if not left:  # a stay that nobody saw, later than all that is known: it takes the place of earlier doubts
+            left, others = [(-number, NOBODY_KNOWS)], [each for each in others if each[1] != NOBODY_KNOWS]
+        self._put(uuid, [*left, *others], before, last)
 
     def hear(self, told: Last) -> bool:
         """Take what another host knows; return whether that was new."""

@@ -292,7 +292,10 @@ def _list(value: Any) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-    return str(_checked(value, isinstance(value, str) and "\0" not in value))
+    """Return *value* if it is a text that can be told to fence_virtd, too.  Raises ValueError."""
+    text = str(_checked(value, isinstance(value, str) and "\0" not in value))
+    text.encode("utf-8", "surrogateescape")  # UnicodeEncodeError is a ValueError
+    return text
 
 
 def _checked(value: Any, is_so: bool) -> Any:

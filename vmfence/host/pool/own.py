@@ -29,12 +29,15 @@ class OwnGuests:
         self._has_references = False
         self._is_blind = False
         self._has_told_boot = False
+        self._unexplained: set[str] = set()
+        self._must_compare = False
 
     def joined(self) -> None:
         """This host has joined the group; what it had before is in the directory."""
         own = self._directory.hosts.get(self._directory.me)
         self._before = dict(own.guests) if own is not None else {}
         self._departed |= {uuid for uuid, entry in self._before.items() if entry.moved}
+        self._must_compare = True
         self._compare_with_before()
 
     def somebody_joined(self, now: float) -> None:
@@ -46,6 +49,8 @@ class OwnGuests:
 
     def read(self, guests: Iterable[Entry]) -> None:
         """Take the guests as libvirt has them, and tell the others what changed."""
+        guests = list(guests)
+        self._unexplained = {guest.uuid for guest in guests if guest.is_unexplained}
         found = {guest.uuid: self.recall(guest) for guest in guests}
         self._departed &= found.keys()
         self._stays = {uuid: stay for uuid, stay in self._stays.items() if uuid in found}
@@ -58,6 +63,9 @@ class OwnGuests:
             return
         changed = [guest for uuid, guest in found.items() if before.get(uuid) != guest]
         gone = [uuid for uuid in before if uuid not in found]
+        self._lose_track([uuid for uuid in found if _has_left_unseen(before.get(uuid), found[uuid])])
+        if self._is_blind:  # it may have been here, and left, meanwhile
+            self._lose_track(gone)
         for start in range(0, max(len(changed), len(gone)), LISTED_MAX):
             end = start + LISTED_MAX
             self._number += 1
@@ -136,15 +144,28 @@ class OwnGuests:
         return self._retell_at is not None
 
     def _compare_with_before(self) -> None:
-        """Look, once, which of the guests of an earlier run are gone: undefined, or migrated away unseen."""
-        if self._mine is None:
+        """Look, once, what may have left while the group was told nothing by this host.
+
+        Those of its guests that are gone: undefined, or migrated away.  Those that were migrated away: again, perhaps,
+        after they were started here by hand.  Those of which libvirt has forgotten why they are off: the same, in the
+        same boot, before it was restarted.
+        """
+        if self._mine is None or not self._must_compare:
             return
-        lasts, me = self._directory.lasts, self._directory.me
-        lost = [uuid for uuid, entry in self._before.items() if uuid not in self._mine and not entry.moved]
-        self._before = {}
-        for uuid in lost:
-            lasts.lost_track(uuid, me, self._directory.new_stay())
-        self.tell_lasts([last for uuid in lost if (last := lasts.get(uuid)) is not None])
+        before, self._before, self._must_compare = self._before, {}, False
+        lost = [uuid for uuid, entry in before.items() if uuid not in self._mine and not entry.moved]
+        for uuid, entry in self._mine.items():
+            was_active = uuid in before and before[uuid].is_active
+            is_forgotten = uuid in self._unexplained and self._directory.is_of_this_boot
+            lost += [uuid] if not (entry.is_active or was_active) and (entry.moved or is_forgotten) else []
+        self._lose_track(lost)
+
+    def _lose_track(self, uuids: list[str]) -> None:
+        """Have everybody know that these left, or may have, for where nobody has seen."""
+        lasts = self._directory.lasts
+        for uuid in uuids:
+            lasts.lost_track(uuid, self._directory.me, self._directory.new_stay())
+        self.tell_lasts([last for uuid in uuids if (last := lasts.get(uuid)) is not None])
 
     def _tell_sight(self) -> None:
         self._send(Sight(self._is_blind, self._must_tell_boot()))
@@ -158,3 +179,8 @@ class OwnGuests:
     def _tell_references(self, guests: Iterable[Entry]) -> None:
         for guest in guests:
             self._send(Store(guest.name, guest.uuid, self._directory.me, guest.state))
+
+
+def _has_left_unseen(before: Entry | None, now: Entry) -> bool:
+    """Whether a guest was migrated away since the reading *before*, which did not have it active."""
+    return now.moved and not (before is not None and (before.moved or before.is_active))
