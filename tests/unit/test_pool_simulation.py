@@ -83,12 +83,12 @@ class Chaos:
     def switch_by_hand(self) -> None:
         """Somebody starts a guest that is off, at a host that has it and was not fenced, or shuts one off.
 
-        Not where no daemon runs and it was not last: nobody guards against that.
+        Not out of sight of most hosts, where it was not last: nobody guards against that.
         """
         uuid = self.rng.choice(self.play)
         places, is_moving, last = self.world.places[uuid], uuid in self.world.moving, self.world.last_place[uuid]
         fit = [host for host in self.world.hosts.values() if uuid in host.guests and host.fenced_at < 0 and host.is_up]
-        fit = [host for host in fit if host.member is not None or host.number == last]
+        fit = [host for host in fit if 2 * len(host.ring.members) > len(self.world.hosts) or host.number == last]
         if places and self.rng.random() < 0.2:
             self.world.end_guest(self.world.hosts[next(iter(places))], uuid)
         elif fit and not places and not is_moving:
